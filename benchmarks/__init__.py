@@ -1,1 +1,1 @@
-"""What Tumbler costs, measured: ``make bench``. docs/performance.md says what the figures mean."""
+"""Benchmarks of Tumbler: ``make bench``. docs/performance.md explains the figures."""

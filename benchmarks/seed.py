@@ -1,8 +1,8 @@
-"""Keys by the million, put into a database past the server.
+"""Bulk insertion of millions of keys into a database, without the server.
 
-The rows are those that the server itself would write, but for two things: they have no events, and where a digest
-decides, one bcrypt hash (of another secret) stands in all of them, since a million would take a day. A key whose digest
-were not used would so be refused: what is measured is what should be.
+The rows are as the server would write them, with two exceptions. They have no events. Keys with a digest all share one
+bcrypt hash, of another secret, since a million hashes would take a day. If the server did not use the digest, it would
+refuse such a key, so a measurement cannot silently measure bcrypt.
 """
 
 import hmac
@@ -29,7 +29,7 @@ ASKED = "orders:read"
 """The scope that verifications ask for."""
 
 _SCRAMBLE = 2_654_435_761
-"""Knuth's multiplier: makes names whose order has nothing to do with the order in which they were made."""
+"""Knuth's multiplier: it makes the order of names unrelated to the order of creation."""
 
 Vary = Callable[[int, Key], Key]
 
@@ -38,7 +38,7 @@ _COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields]
 
 
 def texts(count: int, prefix: str = "bench") -> Iterator[str]:
-    """Make texts of keys, fast; good enough for keys that guard nothing."""
+    """Yield key texts. Fast, and good enough for keys that guard nothing."""
     length = keyformat.ID_LENGTH + keyformat.SECRET_LENGTH
     for _ in range(count):
         digits = os.urandom(length).translate(_DIGITS).decode()
@@ -49,9 +49,9 @@ def texts(count: int, prefix: str = "bench") -> Iterator[str]:
 def add_digested(
     url: str, pepper_file: Path, keys: Iterable[str], elsewhere: float = 0.0, vary: Vary = lambda _, key: key
 ) -> None:
-    """Add keys that their digests prove. A share of them, ``elsewhere``, belongs to a hundred other projects.
+    """Add keys with digests. A share of them, ``elsewhere``, belongs to a hundred other projects.
 
-    ``vary`` is given each key's number, and the key, and returns it as it is to be.
+    ``vary`` takes each key's number and the key, and returns the key to insert.
     """
     newest = pepper.load(pepper_file)[0]
     (other,) = texts(1)
@@ -64,7 +64,7 @@ def add_digested(
 
 
 def add_undigested(url: str, keys: Sequence[str]) -> None:
-    """Add keys that only bcrypt proves, at its default cost."""
+    """Add keys without digests, which only bcrypt verifies, at its default cost."""
     hasher = Hasher(DEFAULT_COST)
 
     def seal(text: str) -> Sealed:
@@ -94,7 +94,7 @@ def _rows(
             metadata={"team": f"team-{number % 50}", "plan": "standard"},
             create_time=now - 365 * DAY + number * SECOND,
             update_time=now - 365 * DAY + number * SECOND,
-            # As in life, many share a value: never expiring, never used.
+            # As in practice, many keys share a value: they never expire, or were never used.
             expire_time=NEVER if chance.random() < 0.5 else now + DAY + chance.randrange(365 * DAY),
             last_used_time=0 if chance.random() < 0.25 else now - chance.randrange(30 * DAY),
             revision=1,
@@ -105,7 +105,7 @@ def _rows(
             "secret_hash": sealed.secret_hash,
             "digest": sealed.digest,
             "pepper_id": sealed.pepper_id,
-            "alarm_time": NEVER,  # nothing is to be announced while something else is measured
+            "alarm_time": NEVER,  # no alarm may be due during a measurement
         }
         yield tuple(columns[name] for name in _COLUMNS)
 
@@ -117,7 +117,7 @@ def _insert(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
         connection.set_busy_timeout(30_000)  # milliseconds: a server may be writing
         connection.execute("PRAGMA synchronous = off; PRAGMA cache_size = -400000")
         slots = ", ".join("?" * len(_COLUMNS))
-        connection.execute("BEGIN IMMEDIATE")  # one that reads first and then writes fails beside a server that writes
+        connection.execute("BEGIN IMMEDIATE")  # a read that turns into a write would fail beside a writing server
         with connection:
             waiting = _put_off(connection)
             connection.executemany(f"INSERT INTO api_key ({names}) VALUES ({slots})", rows)  # noqa: S608
@@ -138,13 +138,13 @@ def _insert(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
         database.execute("VACUUM ANALYZE api_key, api_key_scope")  # what autovacuum does within minutes
 
 
-# An empty table is filled in a third of the time without what is kept with each row, which is then made at once.
+# An empty table is filled in a third of the time without indexes and triggers. They are created afterwards.
 
 _FEW = 1_000
 
 
 def _put_off(connection: apsw.Connection) -> list[str]:
-    """Drop indexes and triggers of a nearly empty table, and return the statements that make up for it."""
+    """Drop the indexes and triggers of a nearly empty table. Return statements that recreate them and fill the rest."""
     ((count,),) = connection.execute("SELECT COUNT(*) FROM (SELECT 1 FROM api_key LIMIT ?)", (_FEW,))
     if count == _FEW:
         return []

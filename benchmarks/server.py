@@ -1,10 +1,10 @@
-"""The real server in a process of its own, with one method more, which does nothing.
+"""The real server in a process of its own, with an additional method that does nothing.
 
     python -m benchmarks.server --data-dir DIR
 
-It is wired by ``build_server`` as ``tumbler-server serve`` is; the no-op runs on the same gRPC server and the same
-loop, and asks for no credential. One JSON line says on which port it listens. Then each line on stdin is answered by
-one with what the server has counted so far; the end of stdin ends it.
+``build_server`` wires it as for ``tumbler-server serve``. The no-op runs on the same gRPC server and event loop, and
+needs no credential. The process prints its port as one JSON line. It then answers each line on stdin with one JSON line
+of its counters, and ends at the end of stdin.
 """
 
 import argparse
@@ -33,8 +33,8 @@ _COUNTERS = {"bcrypt_runs": "tumbler_bcrypt_runs_total", "record_reads": "tumble
 
 
 def counted() -> dict[str, int]:
-    """Return what the server has counted, and how much memory it holds, in bytes."""
-    gc.collect()  # so that memory is what is kept, not what waits to be thrown away
+    """Return the server's counters and its resident memory, in bytes."""
+    gc.collect()  # count only memory that is in use
     resident = re.search(r"^VmRSS:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert resident is not None
     counters = {name: int(REGISTRY.get_sample_value(sample) or 0) for name, sample in _COUNTERS.items()}
@@ -42,12 +42,12 @@ def counted() -> dict[str, int]:
 
 
 class Yardstick(Handler):
-    """A service whose one method does nothing."""
+    """A service with one method, which does nothing."""
 
     paths: ClassVar[Mapping[str, int]] = {NOOP: MANY}
 
     def service(self, _: object) -> Handler:
-        """Return what serves a call."""
+        """Return the handler of a call."""
         return self
 
     async def stream_unary(self, _: object, context: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What is measured: an installation with keys in it, and processes that serve it."""
+"""The subject of the measurements: an installation with keys, and the processes that serve it."""
 
 import contextlib
 import json
@@ -29,24 +29,24 @@ _ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class House:
-    """An installation, and its first key."""
+    """An installation and its first key."""
 
     installation: Installation
     operator: str
 
     @property
     def url(self) -> str:
-        """Return its database's URL."""
+        """Return the URL of its database."""
         return self.installation.database_url
 
     @property
     def pepper_file(self) -> Path:
-        """Return where its peppers are."""
+        """Return the path of its peppers."""
         return self.installation.pepper_file
 
 
 def found(data_dir: Path, database: str = "") -> House:
-    """Found an installation with the server's defaults."""
+    """Create an installation with the server's defaults."""
     installation = Installation(data_dir, database)
     return House(installation, founding.found(installation, DEFAULT_COST, "tmb"))
 
@@ -63,7 +63,7 @@ def pinned(cores: set[int]) -> Iterator[None]:
 
 
 class Service:
-    """The processes that serve an installation, on a core of their own (several share it), with the yardstick's."""
+    """The processes that serve an installation, and the yardstick's process, pinned together to ``cores``."""
 
     def __init__(self, house: House, workers: int = 1, peppered: bool = True, cores: set[int] = SERVER_CORE) -> None:
         self.house = house
@@ -93,7 +93,7 @@ class Service:
         self.close()
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         for channel in self._channels.values():
             channel.close()
         running = [*self._workers, *self._yardstick]
@@ -112,17 +112,17 @@ class Service:
 
     @property
     def pids(self) -> list[int]:
-        """Return the processes that serve the installation."""
+        """Return the pids of the processes that serve the installation."""
         return [worker.pid for worker in self._workers]
 
     def at(self, method: str) -> tuple[str, list[int]]:
-        """Return where a method is served, and the processes whose CPU time counts."""
+        """Return the target that serves a method, and the pids whose CPU time counts."""
         if method == yardstick.NOOP:
             return self._yardstick_target, [each.pid for each in self._yardstick]
         return self.target, self.pids
 
     def counted(self) -> dict[str, int]:
-        """Return what the processes have counted so far, and how much memory they hold, in bytes; see ``server``."""
+        """Return the sums of the processes' counters and of their resident memory, in bytes; see ``server``."""
         total: dict[str, int] = {}
         for worker in self._workers:
             assert worker.stdin is not None
@@ -133,7 +133,7 @@ class Service:
         return total
 
     def raw(self, method: str, request: bytes, key: str) -> bytes:
-        """Call a method and return the answer as it came. Raises ``grpc.RpcError``."""
+        """Call a method and return the undecoded response. Raises ``grpc.RpcError``."""
         target, _ = self.at(method)
         if target not in self._channels:
             self._channels[target] = grpc.insecure_channel(target, (("grpc.enable_http_proxy", 0),))
@@ -141,7 +141,7 @@ class Service:
         return call(request, metadata=(("authorization", f"Bearer {key}"),), timeout=300)
 
     def call(self, method: str, request: Any, key: str = "") -> Any:
-        """Call an RPC, as the operator unless another key is given."""
+        """Call an RPC with a key, by default the operator's."""
         answer = getattr(pb, f"{method}Response")
         sent = key or self.house.operator
         return answer.FromString(self.raw(f"{SERVICE}/{method}", request.SerializeToString(), sent))

@@ -15,7 +15,7 @@ NOTHING = "–"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; every column but the first is aligned to the right."""
+    """Return a Markdown table. All columns but the first are right-aligned."""
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -84,7 +84,7 @@ def _race(more: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def fallback_table(rows: Sequence[Row]) -> str:
-    """Return a table of keys that bcrypt proved."""
+    """Return a table of keys that bcrypt verified."""
     header = [
         "",
         "in flight",
@@ -166,7 +166,7 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 
 def listing_table(rows: Sequence[Row]) -> str:
-    """Return a table of pages, a line for each order."""
+    """Return a table of pages, with one line per order."""
     small, large = min(row["keys"] for row in rows), max(row["keys"] for row in rows)
     header = [
         "database",
@@ -198,7 +198,7 @@ def listing_table(rows: Sequence[Row]) -> str:
 
 
 def filters_table(rows: Sequence[Row]) -> str:
-    """Return a table of first pages by filter, a line for each filter, order and number of keys that fit."""
+    """Return a table of first pages by filter, with one line per filter, order and number of matching keys."""
     databases = list(dict.fromkeys(row["database"] for row in rows))
     header = ["by", "order", "fit", "keys on the page"]
     header += [column for database in databases for column in (f"{database}: ms", "ratio")]
@@ -211,7 +211,7 @@ def filters_table(rows: Sequence[Row]) -> str:
 
 
 def clients_table(rows: Sequence[Row]) -> str:
-    """Return a table of client libraries, a line for each."""
+    """Return a table of client libraries, with one line each."""
     header = [
         "",
         "cached: ns per call",
@@ -289,7 +289,7 @@ PARTS: Mapping[str, tuple[Callable[[Bench], list[dict[str, Any]]], Callable[[Seq
 
 
 def goals_table(results: Mapping[str, Sequence[Row]]) -> str:
-    """Return the table of goals: what was measured, and whether it holds."""
+    """Return the table of goals, with the measured figures and whether they meet the goals."""
     lines = []
     for name, goal, found, held in _goals(results):
         lines.append([name, goal, found, "yes" if held else "**no**"])

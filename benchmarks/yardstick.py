@@ -1,8 +1,8 @@
-"""The yardstick: a method that does nothing, as gRPC for Python serves it by itself (``grpc.aio``), on uvloop.
+"""The yardstick: a method that does nothing, served by gRPC's own server for Python (``grpc.aio``), on uvloop.
 
     python -m benchmarks.yardstick
 
-One JSON line says on which port it listens. The end of stdin ends it.
+It prints its port as one JSON line, and ends at the end of stdin.
 """
 
 import asyncio

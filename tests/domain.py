@@ -1,4 +1,4 @@
-"""The domain without gRPC: what tests of keys, events and the store are written with."""
+"""The domain without gRPC, for tests of keys, events and the store."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,21 +30,21 @@ OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumb
 """A caller who may do everything."""
 
 PATIENCE = 30.0
-"""Seconds that a name may take; where a test waits for so long, it has failed."""
+"""Seconds that a look-up may take. A test that waits for so long has failed."""
 
 PEPPER = Pepper(bytes(range(32)))
 
 
 def new_store(database_url: str) -> Store:
-    """Open an empty database and make its tables."""
-    # However much a test puts into one transaction, and however busy the machine is.
+    """Open an empty database and create its tables."""
+    # Long enough for large transactions and busy machines.
     store = open_store(database_url, create=True, timeout=10 * MINUTE)
     migrations.migrate(store)
     return store
 
 
 def answers(store: Store) -> bool:
-    """Say whether a database answers now."""
+    """Return whether a database answers now."""
     try:
         store.read("SELECT 1")
     except StoreUnavailable:
@@ -60,7 +60,7 @@ def judge(url: str, rules: Rules, resolver: Resolver, timeout: float) -> None:
 
 
 class Domain:
-    """The domain as ``server.build_core`` wires it, on a store that the caller gives and closes."""
+    """The domain as ``server.build_core`` wires it, on a store that the caller opens and closes."""
 
     def __init__(
         self, store: Store, clock: FrozenClock, peppers: Sequence[Pepper] = (PEPPER,), max_webhook_urls: int = 1_000
@@ -73,7 +73,7 @@ class Domain:
         self.tail = Tail(store, cache, uptime=self.uptime)
         self.claims = Claims(peppers)
         self.looked_up: list[str] = []
-        """Names that were looked up; none has an address."""
+        """Names that were looked up. None has an address."""
         judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.uptime)
         self.endpoints = Endpoints(vault(peppers), judge, max_webhook_urls)
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
@@ -88,12 +88,12 @@ class Domain:
         )
 
     def _look_up(self, name: str) -> list[str]:
-        self.store.write(lambda _: None)  # whoever waits for a name holds up no other writer
+        self.store.write(lambda _: None)  # hangs if the caller holds the write lock during its look-up
         self.looked_up.append(name)
         return []
 
     def create(self, **fields: Any) -> Issued:
-        """Create a key, in project ``acme`` unless another is named."""
+        """Create a key, by default in project ``acme``."""
         return self.lifecycle.create(OPERATOR, Draft(**{"project_id": "acme", **fields}))
 
     def rotate(self, key_id: str, **fields: Any) -> Issued:
@@ -105,9 +105,9 @@ class Domain:
         self.lifecycle.revoke(OPERATOR, key_id, 0, "")
 
     def let_lapse(self) -> None:
-        """Let so much time go by that a position in the log which nobody confirms is worth nothing."""
+        """Let enough time pass that an unconfirmed position in the log is stale."""
         self.uptime.advance(MAX_STALENESS + 1)
 
     def close(self) -> None:
-        """End the threads; the store stays open."""
+        """Stop the threads. The store stays open."""
         self.resealer.close()

@@ -1,4 +1,4 @@
-"""What tests are written with: a clock that stands, and a whole service in this process."""
+"""Tools of the tests: a clock that stands still, and a whole service in this process."""
 
 import asyncio
 import copy
@@ -65,13 +65,13 @@ def lasting(span: int) -> Duration:
 
 
 def forged(text: str) -> str:
-    """Return a key with the prefix and id of another, a secret that is not its own, and a check that fits."""
+    """Return a key with the prefix and id of another, a wrong secret, and a matching checksum."""
     parsed = keyformat.parse(text)
     return keyformat.build(parsed.prefix, parsed.id, parsed.secret[::-1])
 
 
 def retell(store: Store) -> None:
-    """Have each key's last event tell of its row as it is, after a change by hand that calls are to go by."""
+    """Make each key's last event match its row, after rows were changed by hand for calls to use."""
 
     def work(transaction: Transaction) -> None:
         key_ids = [key_id for (key_id,) in transaction.read("SELECT id FROM api_key")]
@@ -83,7 +83,7 @@ def retell(store: Store) -> None:
 
 
 class Refused(Exception):
-    """A call that ended with an error status, its details taken apart."""
+    """A call that ended with an error status, with its parsed details."""
 
     def __init__(self, code: grpc.StatusCode, message: str, metadata: Any) -> None:
         super().__init__(f"{code.name}: {message}")
@@ -101,7 +101,7 @@ class Refused(Exception):
 
     @property
     def reason(self) -> str:
-        """Return ErrorInfo's reason."""
+        """Return the reason in ErrorInfo."""
         return self.info.reason
 
     @property
@@ -111,13 +111,13 @@ class Refused(Exception):
 
     @property
     def violations(self) -> list[tuple[str, str]]:
-        """Return what BadRequest says: paths of fields, and the rule that each breaks."""
+        """Return the violations in BadRequest: the paths of fields, and the rule that each breaks."""
         found = self._detail(error_details_pb2.BadRequest()).field_violations
         return [(violation.field, violation.description) for violation in found]
 
     @property
     def retry_delay(self) -> float:
-        """Return RetryInfo's delay in seconds."""
+        """Return the delay in RetryInfo, in seconds."""
         return self._detail(error_details_pb2.RetryInfo()).retry_delay.ToTimedelta().total_seconds()
 
     def _detail(self, message: Any) -> Any:
@@ -128,11 +128,11 @@ class Refused(Exception):
 
 
 class _Aborted(Exception):
-    """What an abort raises, as gRPC's does."""
+    """The exception that ``abort`` raises, as gRPC's does."""
 
 
 class Context:
-    """What gRPC gives the handler of a call on a loop, as far as the service asks for it."""
+    """The context that gRPC passes to the handler of a call, as far as the service uses it."""
 
     def __init__(self, peer: str, message: bytes, metadata: Any = (), left: float | None = None) -> None:
         self._peer = peer
@@ -151,7 +151,7 @@ class Context:
         self.written.put_nowait(message)
 
     async def send_initial_metadata(self, metadata: Any) -> None:
-        """Take the headers of the answer."""
+        """Drop the headers of the response."""
 
     def invocation_metadata(self) -> Any:
         return self._metadata
@@ -166,7 +166,7 @@ class Context:
         self.trailing = metadata
 
     def cut(self) -> None:
-        """Reset the stream."""
+        """Do nothing, in place of a reset of the stream."""
 
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         self.code, self.details = code, details
@@ -177,16 +177,16 @@ _loop: list[LoopThread] = []
 
 
 def on_loop(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on the one loop of this process's services, and return what it returns."""
+    """Run a coroutine on the event loop that all services of this process share, and return its result."""
     if not _loop:
         _loop.append(LoopThread())
     return _loop[0].run(work)
 
 
 async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer: str) -> bytes:
-    """Have an engine serve a call, as gRPC would; of a stream, the first response.
+    """Make an engine serve a call as gRPC would, and return the response, or the first response of a stream.
 
-    Raises ``Refused`` where it ends with an error status before.
+    Raises ``Refused`` if it ends with an error status before.
     """
     details = Details(
         f"/{SERVICE.full_name}/{method}", metadata, sum(len(name) + len(value) for name, value in metadata)
@@ -210,7 +210,7 @@ async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer
 
 
 class World:
-    """A service in this process, on a database of its own, called by its operator as gRPC would call it."""
+    """A service in this process, on a database of its own. Calls reach it as from gRPC, by default as the operator."""
 
     def __init__(self, database_url: str, data_dir: Path, clock: FrozenClock, **settings: Any) -> None:
         self.clock = clock
@@ -222,7 +222,7 @@ class World:
         self.open()
 
     def open(self) -> None:
-        """Wire the service. Of all names, it finds no address."""
+        """Wire the service. Its look-ups find no addresses."""
         self.core = build_core(self.config, self.clock, uptime=self.uptime, look_up=lambda _: [])
         self.scheduler = build_scheduler(
             self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: []
@@ -233,31 +233,31 @@ class World:
         self.core.hub.start(asyncio.get_running_loop())
 
     def turn(self) -> None:
-        """Have the service do all that the clock demands of it by now, webhooks included. The clock is right."""
+        """Make the service do all timed work that is due, webhooks included. Its clock is trusted first."""
         timekeeping.trust(self.core.store, self.clock())
         while self.scheduler.acting.turn():
             self.scheduler.dispatch.drain()
 
     def let_lapse(self) -> None:
-        """Let so much time go by that a position in the log which nobody confirms is worth nothing."""
+        """Let enough time pass that an unconfirmed position in the log is stale."""
         self.uptime.advance(self.config.max_staleness + 1)
 
     def close(self) -> None:
-        """End the service; its database stays."""
+        """Stop the service. Its database stays."""
         on_loop(self.core.hub.close())
         self.scheduler.close()
         self.core.close()
 
     def reopen(self, **settings: Any) -> None:
-        """End the service and begin again on the same database, with other settings."""
+        """Stop the service, and start it again on the same database with other settings."""
         self.close()
         self.config = dataclasses.replace(self.config, **settings)
         self.open()
 
     def call(self, method: str, request: Message | bytes, key: str | None = None, metadata: Any = None) -> Any:
-        """Call an RPC with a key (the operator's unless given; "" sends none), and return the response.
+        """Call an RPC with a key (by default the operator's; "" sends none), and return the response.
 
-        Raises ``Refused`` where it ended with an error status.
+        Raises ``Refused`` if it ended with an error status.
         """
         sent = self.operator if key is None else key
         if metadata is None:
@@ -267,7 +267,7 @@ class World:
         return GetMessageClass(SERVICE.methods_by_name[method].output_type).FromString(answer)
 
     def refused(self, method: str, request: Message | bytes, key: str | None = None, metadata: Any = None) -> Refused:
-        """Call an RPC that must end with an error status, and return what it said."""
+        """Call an RPC that must end with an error status, and return the error."""
         try:
             self.call(method, request, key, metadata)
         except Refused as refused:
@@ -275,13 +275,13 @@ class World:
         raise AssertionError(f"{method} was not refused")
 
     def twin(self) -> "World":
-        """Begin a second service on the same database, as another server would be; close it yourself."""
+        """Start a second service on the same database, like another server. The caller must close it."""
         other = copy.copy(self)
         other.open()
         return other
 
     def create(self, key: str | None = None, **fields: Any) -> pb.CreateResponse:
-        """Create a key, in project ``acme`` unless another is named."""
+        """Create a key, by default in project ``acme``."""
         return self.call("Create", pb.CreateRequest(**{"project_id": "acme", **fields}), key)
 
     def caller(self, *scopes: str, project_id: str = "acme", **fields: Any) -> str:
@@ -306,21 +306,21 @@ class World:
         return self.call("List", pb.ListRequest(**fields), key)
 
     def update(self, key_id: str, *mask: str, key: str | None = None, **fields: Any) -> pb.UpdateResponse:
-        """Change the fields of a key that the mask names; with none, those that are given."""
+        """Change the fields of a key that the mask names. Without a mask, change those that are given."""
         api_key = api_key_pb2.ApiKey(id=key_id, **fields)
         update_mask = {"paths": mask} if mask else None
         return self.call("Update", pb.UpdateRequest(api_key=api_key, update_mask=update_mask), key)
 
     def set_active(self, key_id: str, active: bool, key: str | None = None) -> pb.SetActiveResponse:
-        """Switch a key on or off."""
+        """Activate or deactivate a key."""
         return self.call("SetActive", pb.SetActiveRequest(key_id=key_id, active=active), key)
 
     def revoke(self, key_id: str, key: str | None = None, **fields: Any) -> pb.RevokeResponse:
-        """End a key."""
+        """Revoke a key."""
         return self.call("Revoke", pb.RevokeRequest(key_id=key_id, **fields), key)
 
     def rotate(self, key_id: str, key: str | None = None, **fields: Any) -> pb.RotateResponse:
-        """Replace a key."""
+        """Rotate a key."""
         return self.call("Rotate", pb.RotateRequest(key_id=key_id, **fields), key)
 
     def events(self) -> list[EventRow]:

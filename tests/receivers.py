@@ -15,16 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 Behave = Callable[[socket.socket, threading.Event], None]
-"""What a receiver does on a connection. The event is set when the test is over."""
+"""The behavior of a receiver on a connection. The event is set when the test is over."""
 
 LONGEST = 60.0
-"""Seconds; a receiver that nobody leaves gives up by itself."""
+"""Seconds after which a receiver gives up on a connection."""
 
 
 class Receiver:
-    """Accepts connections on 127.0.0.1, counts them, and behaves on each as it is told, by TLS where given a context.
+    """A receiver that accepts connections on 127.0.0.1, counts them, and runs ``behave`` on each.
 
-    ``requests`` are what ``read_request`` got, headers and body.
+    With ``tls``, it speaks TLS.
     """
 
     def __init__(self, behave: Behave, tls: ssl.SSLContext | None = None) -> None:
@@ -43,7 +43,7 @@ class Receiver:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        # Each is closed by the thread that uses it; by another, its number could meanwhile be another connection's.
+        # Only shut down here. Each socket is closed by its own thread, since its descriptor may be reused by then.
         for each in [self._listener, *self._open]:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
@@ -76,7 +76,7 @@ class Receiver:
 
 
 def read_request(connection: socket.socket) -> tuple[str, dict[str, str], bytes]:
-    """Read one request; return its first line, its headers by their names in lower case, and its body."""
+    """Read one request. Return its first line, its headers by lower-case name, and its body."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += _some(connection)
@@ -97,7 +97,7 @@ def _some(connection: socket.socket) -> bytes:
 
 
 def answer(status: str, *headers: str, body: bytes = b"") -> Behave:
-    """Return the behaviour that reads a request and answers it."""
+    """Return a behavior that reads a request and answers it."""
     head = "\r\n".join([f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""])
 
     def behave(connection: socket.socket, over: threading.Event) -> None:
@@ -109,7 +109,7 @@ def answer(status: str, *headers: str, body: bytes = b"") -> Behave:
 
 @contextlib.contextmanager
 def full_backlog(host: str, port: int = 0) -> Iterator[int]:
-    """Yield a port where connections are asked for in vain: whoever listens accepts none, and no more are kept."""
+    """Yield a port on which connection attempts hang: the listener accepts none, and its backlog is full."""
     with contextlib.ExitStack() as open_:
         listener = open_.enter_context(socket.socket())
         listener.bind((host, port))
@@ -122,7 +122,7 @@ def full_backlog(host: str, port: int = 0) -> Iterator[int]:
 
 
 class Authority:
-    """Makes certificates. ``file`` is its own, for those who trust it."""
+    """A certificate authority. ``file`` is its own certificate, for clients that trust it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -140,7 +140,7 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self, *hosts: str, days: int = 1, self_signed: bool = False) -> ssl.SSLContext:
-        """Return a server's context with a certificate for some hosts, until so many days from now."""
+        """Return a server's TLS context, with a certificate for some hosts that expires ``days`` days from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name("a receiver")
         certificate = (

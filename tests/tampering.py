@@ -29,7 +29,7 @@ from tumbler_server.store.models import MODELS, DeliveryRow, EventRow, ServerRow
 
 @dataclass(frozen=True)
 class Place:
-    """A column of a table; ``covered``: the digest in the key's last event is made to fit."""
+    """A column of a table. If ``covered``, the digest in the key's last event is made to match the change."""
 
     table: str
     column: str
@@ -56,7 +56,7 @@ _OPERATIONAL = {
 
 
 def places() -> list[Place]:
-    """Return all places there are."""
+    """Return all places."""
     found = [
         Place(model._meta.table_name, column.column_name) for model in MODELS for column in model._meta.sorted_fields
     ]
@@ -67,11 +67,11 @@ def places() -> list[Place]:
 UNSEEN = frozenset(
     place for place in places() if not place.covered and ({"*", place.column} & set(_OPERATIONAL.get(place.table, ())))
 )
-"""Where no audit can see a change; docs/security.md says why."""
+"""Places where no audit can see a change. docs/security.md says why."""
 
 
 def live(domain: Domain, clock: FrozenClock) -> None:
-    """Let something of every kind happen, some of it so long ago that its events can go."""
+    """Create data of every kind, some of it old enough for its events to be removed."""
     url = "https://93.184.216.34/hook"
     old = [domain.create(name=f"old {number}", scopes=("a:b", "c:*")).key.id for number in range(3)]
     domain.revoke(old[0])
@@ -105,12 +105,12 @@ Rows = dict[type[peewee.Model], list[dict[str, Any]]]
 
 
 def rows(store: Store) -> Rows:
-    """Return everything that is in a database."""
+    """Return all rows of a database."""
     return {model: store.select(model.select().dicts()) for model in MODELS}
 
 
 def put_back(store: Store, before: Rows) -> None:
-    """Have a database hold just what it held before."""
+    """Restore a database to exactly the rows that it had before."""
 
     def restore(transaction: Transaction) -> None:
         for each in MODELS:  # the keys before their scopes, which triggers write too
@@ -122,7 +122,7 @@ def put_back(store: Store, before: Rows) -> None:
 
 
 def tamper(store: Store, place: Place, rng: random.Random) -> Callable[[], None]:
-    """Change a column of a row that is chosen at random, and return what puts everything back."""
+    """Change a column of a random row, and return a function that restores everything."""
     model = next(model for model in MODELS if model._meta.table_name == place.table)
     before = rows(store)
     row = rng.choice(before[model])
@@ -146,7 +146,7 @@ _JSON = {
 
 
 def _other(column: str, value: Any, rng: random.Random) -> Any:
-    """Return another value of a column than its own."""
+    """Return a value that differs from the column's current one."""
     if column in _JSON:
         return _JSON[column]
     if isinstance(value, bool):
@@ -163,7 +163,7 @@ def _other(column: str, value: Any, rng: random.Random) -> Any:
 
 
 def main() -> None:
-    """Tamper as often as is asked, and say what was found."""
+    """Tamper as often as requested, and report what the audit found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=1_000, help="how many changes (1,000)")
     parser.add_argument("--seed", type=int, default=1, help="where the random places begin (1)")

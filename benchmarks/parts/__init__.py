@@ -1,1 +1,1 @@
-"""What is measured, one module a part. Each gives rows for docs/performance.md."""
+"""The parts of the benchmark, one module each. Each returns rows for docs/performance.md."""

@@ -1,4 +1,4 @@
-"""What a verification costs where a client library answers it, and how soon a revocation ends that."""
+"""The cost of a verification that a client library answers, and the delay until it denies a revoked key."""
 
 import itertools
 import statistics
@@ -51,7 +51,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
 
 
 def _calls(bench: Bench, program: Program, supply: Iterator[str]) -> dict[str, object]:
-    """Verify one key, remembered and not, in a loop of one caller; the medians of some rounds, with least and most."""
+    """Verify one key in a loop of one caller, cached and not. Return medians of several rounds, with their ranges."""
     asked = {"key": next(supply), "required_scopes": [seed.ASKED]}
     cached, uncached = (5_000, 200) if bench.quick else (200_000, 2_000)
     _remembered(program, asked["key"])
@@ -66,7 +66,7 @@ def _calls(bench: Bench, program: Program, supply: Iterator[str]) -> dict[str, o
 
 
 def _revocations(service: Service, program: Program, keys: Iterator[str]) -> dict[str, object]:
-    """Revoke keys that a caller verifies again and again; return how long after that it is denied, in milliseconds."""
+    """Revoke keys that a caller verifies in a loop. Return the delay until the client denies them, in milliseconds."""
     took = sorted(_revocation(service, program, text) for text in keys)
     return {"revoked": len(took), "p50": statistics.median(took), "p99": percentile(took, 0.99), "most": took[-1]}
 
@@ -78,7 +78,7 @@ def _revocation(service: Service, program: Program, text: str) -> float:
     returned = time.time()
     deadline = time.monotonic() + _PATIENCE
     while True:
-        # Asking costs the program time, so that it is asked seldom.
+        # Poll seldom, since each poll costs the program time.
         time.sleep(0.02)
         if program.call("verify", key=text).get("code") == "REVOKED":
             break
@@ -87,7 +87,7 @@ def _revocation(service: Service, program: Program, text: str) -> float:
     raced = program.call("race_stop")
     if not raced["valid"] or raced["first_denied_ended_us"] is None or raced.get("errors"):
         raise Unfit(f"{program.name}: {raced}")
-    # The stream's word may come before the answer to whoever revoked the key.
+    # The stream may deliver the revocation before Revoke returns.
     return max(0.0, raced["first_denied_ended_us"] / 1e3 - returned * 1e3)
 
 

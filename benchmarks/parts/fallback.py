@@ -1,4 +1,4 @@
-"""Keys that no digest proves: bcrypt at its default cost, once for each; and what comes after."""
+"""Keys without a usable digest: one bcrypt run each, at the default cost, and the calls after it."""
 
 from benchmarks import seed
 from benchmarks.bench import SQLITE, Bench
@@ -11,7 +11,7 @@ WITHOUT_DIGEST, WITHOUT_PEPPER = "a key without a digest, first time", "a server
 
 
 def run(bench: Bench) -> list[dict[str, object]]:
-    """Measure keys without a digest, a server without a pepper, and what 32 such calls at a time come to."""
+    """Measure keys without a digest, and a server without a pepper, with 1 and 32 calls in flight."""
     if bench.loadgen is None:
         return []
     house = bench.found(SQLITE)
@@ -41,7 +41,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
 def _once(bench: Bench, service: Service, caller: str, texts: list[str], in_flight: int) -> Load:
     assert bench.loadgen is not None
     bodies = write_bodies(bench.path("bodies"), [request(text) for text in texts])
-    service.raw(VERIFY, request(texts[0]), caller)  # the caller itself is known by now
+    service.raw(VERIFY, request(texts[0]), caller)  # caches the caller's own key
     before, runs = cpu_seconds(service.pids), service.counted()["bcrypt_runs"]
     load = finish_loadgen(
         start_loadgen(

@@ -1,4 +1,4 @@
-"""A flood of keys that are none, and how callers with good ones fare beside it."""
+"""A flood of invalid keys, and the latency of callers with valid keys during it."""
 
 from benchmarks import seed
 from benchmarks.bench import SQLITE, Bench
@@ -16,7 +16,7 @@ ALONE, NO_OPS, FLOOD = "nothing", "32 in flight of no-ops", "32 in flight of wro
 
 
 def run(bench: Bench) -> list[dict[str, object]]:
-    """Send forged ids, wrong secrets and typing errors, each once, and measure four callers who go on as before."""
+    """Send forged ids, wrong secrets and typing errors, each once, and measure four callers with valid keys."""
     if bench.loadgen is None:
         return []
     size = 3_000 if bench.quick else 100_000
@@ -33,7 +33,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
         def callers(seconds: float) -> Load:
             return finish_loadgen(
                 start_loadgen(
-                    bench.loadgen,  # type: ignore[arg-type]  # it is there
+                    bench.loadgen,  # type: ignore[arg-type]  # checked above
                     service.target,
                     VERIFY,
                     good,
@@ -66,7 +66,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
 
 
 def _bad(keys: list[str], size: int) -> list[bytes]:
-    """Return a third each of unknown ids, of wrong secrets for known ids, and of typing errors; all differ."""
+    """Return different requests: a third each of unknown ids, wrong secrets for known ids, and typing errors."""
     unknown = list(seed.texts(size))
     bad = []
     for number, text in enumerate(unknown):
@@ -82,7 +82,7 @@ def _bad(keys: list[str], size: int) -> list[bytes]:
 
 
 def _foreign(known: str, other: str) -> str:
-    """Return a key with the id of one and the secret of another."""
+    """Return a key with the id of ``known`` and the secret of ``other``."""
     parsed = keyformat.parse(known)
     return keyformat.build(parsed.prefix, parsed.id, keyformat.parse(other).secret)
 

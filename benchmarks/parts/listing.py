@@ -1,4 +1,4 @@
-"""Pages of List, of a thousand keys and of a million; and by each filter, of 400,000 keys of one project."""
+"""Pages of List, with a thousand keys and with a million; and by each filter, with 400,000 keys of one project."""
 
 import dataclasses
 import shutil
@@ -25,16 +25,16 @@ from tumbler_server.store.database import open_store
 ORDERS = ("create_time desc", "name asc", "expire_time asc", "last_used_time desc")
 PROJECT, OPERATOR = "of a project", "of all projects"
 ELSEWHERE = 0.2
-"""The share of keys that are not the project's."""
+"""The share of keys that belong to other projects."""
 
 FIRST, MIDDLE = "first", "middle"
 
 SEARCHED = "service 00000000"
-"""The name of the first key that is made, and of no other."""
+"""The name of the first key, and of no other."""
 
 
 def run(bench: Bench) -> list[dict[str, object]]:
-    """Measure every order, for a caller in a project and for an operator, at both sizes by turns."""
+    """Measure every order, for a caller in a project and for an operator, alternating between both sizes."""
     small, large = (100, 5_000) if bench.quick else (1_000, 1_000_000)
     rows: list[dict[str, object]] = []
     for database in (SQLITE, POSTGRESQL):
@@ -98,7 +98,7 @@ def _measure(
 
 
 def _page_of(bench: Bench, service: Service, key: str, asked: pb.ListRequest) -> tuple[float, float]:
-    """Return how long a page takes, and how much CPU time of the server, in milliseconds."""
+    """Return the latency of a page and its CPU time on the server, both in milliseconds."""
     began = time.perf_counter()
     service.call("List", asked, key)
     calls = max(3, min(200, int(bench.seconds / 3 / (time.perf_counter() - began))))
@@ -110,7 +110,7 @@ def _page_of(bench: Bench, service: Service, key: str, asked: pb.ListRequest) ->
 
 
 def _middle(service: Service, asked: pb.ListRequest, size: int, project_id: str) -> pb.ListRequest:
-    """Return the request for a page in the middle, by a token as the server gives it there."""
+    """Return the request for a page in the middle, with a page token like the server's."""
     column, _, direction = asked.order_by.partition(" ")
     where = "WHERE project_id = ?" if project_id else ""
     store = open_store(service.house.url)
@@ -130,7 +130,7 @@ def _callers(*services: Service) -> list[str]:
 
 
 def _house(bench: Bench, database: str, size: int) -> House:
-    """Return an installation with so many keys. A large SQLite one is kept for the next run."""
+    """Return an installation with ``size`` keys. A large one on SQLite is kept for the next run."""
     if database != SQLITE or size < 1_000_000:
         house = bench.found(database)
         seed.add_digested(house.url, house.pepper_file, seed.texts(size), elsewhere=ELSEWHERE)
@@ -184,7 +184,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
 
 
 def run_filters(bench: Bench) -> list[dict[str, object]]:
-    """Measure the first page by each filter, with and without keys that fit, beside the first page of all."""
+    """Measure the first page by each filter, with and without matching keys, against the first page of all keys."""
     size = 4_000 if bench.quick else 400_000
     rows: list[dict[str, object]] = []
     for database in (SQLITE, POSTGRESQL):
@@ -216,7 +216,7 @@ def run_filters(bench: Bench) -> list[dict[str, object]]:
 
 
 def _varied(number: int, key: Key) -> Key:
-    """Return one of 400,000 keys: what many, few and none of them are, they are in no order but of their age."""
+    """Return one of 400,000 keys, such that many, few or none match each filter, spread evenly over their ages."""
     few = number % 80_000 == 7
     now = system_clock()
     return dataclasses.replace(

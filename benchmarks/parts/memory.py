@@ -1,4 +1,4 @@
-"""What keys cost in memory, and how a server does that has just started and knows none."""
+"""The memory that cached keys take, and the performance of a new server with an empty cache."""
 
 from benchmarks import seed
 from benchmarks.bench import SQLITE, Bench
@@ -12,7 +12,7 @@ IN_FLIGHT = 32
 
 
 def run(bench: Bench) -> list[dict[str, object]]:
-    """Verify ever more different keys on a new server, and see how much memory it holds."""
+    """Verify more and more different keys on a new server, and measure its memory."""
     if bench.loadgen is None:
         return []
     steps = (500, 2_000) if bench.quick else (10_000, 100_000)
@@ -23,7 +23,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
     supply = Supply([request(text) for text in keys])
     with Service(house) as service:
         caller = service.caller("tumbler:keys:verify")
-        # What the first calls leave behind, such as threads and buffers, is not the keys'.
+        # The first calls allocate threads and buffers, which must not count for the keys.
         _pass(bench, service, caller, NOOP, Supply([b""], again=True), 5_000)
         rows: list[dict[str, object]] = [{"keys": 0, "resident": service.counted()["resident"], "load": None}]
         for step in steps:

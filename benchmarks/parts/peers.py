@@ -1,4 +1,4 @@
-"""What a Python or Node user would pick today, each beside a no-op of its own server; and Tumbler, in the same way."""
+"""The alternatives of a Python or Node user, each against a no-op of its own server; and Tumbler, likewise."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ _HERE = ROOT / "benchmarks" / "peers"
 
 @dataclass(frozen=True)
 class Peer:
-    """Another way to check a key in each request. ``settings`` are environment variables that its server knows."""
+    """Another way to check a key in each request. ``settings`` are environment variables for its server."""
 
     name: str
     folder: str
@@ -64,7 +64,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
             rows.append({"peer": peer.name, "left_out": "it could not be installed"})
             continue
         with _serving(bench, peer, command) as (url, key, pid):
-            # With many in flight, one that pauses takes a minute: too long for a quick run.
+            # With many calls in flight, a peer with pauses takes a minute: too long for a quick run.
             rows += [
                 _measured(bench, peer, url, key, pid, in_flight) for in_flight in IN_FLIGHT[: 1 if bench.quick else 2]
             ]
@@ -100,7 +100,7 @@ def _measured(bench: Bench, peer: Peer, url: str, key: str, pid: int, in_flight:
         return h2load(f"{url}/{path}", [pid], calls, connections=in_flight, headers=[header], http1=True, may_fail=True)
 
     calls = {"noop": in_flight, "verify": in_flight}
-    for _ in range(2):  # the second time with its code compiled, where it is Node
+    for _ in range(2):  # on Node, the code is compiled by the second time
         calls = {path: _calibrated(bench, load(path, count), in_flight) for path, count in calls.items()}
     no_ops: list[Load] = []
     verified: list[Load] = []
@@ -132,7 +132,7 @@ def _calibrated(bench: Bench, tried: Load, in_flight: int) -> int:
 
 
 def _installed(bench: Bench, folder: str) -> Sequence[str]:
-    """Install what a peer needs, unless that was done before, and return the command that serves it."""
+    """Install a peer, unless it is installed, and return the command that serves it."""
     here, place = _HERE / folder, BUILD / "peers" / folder
     locked = here / ("package-lock.json" if folder == "better-auth" else "requirements.txt")
     wanted = hashlib.sha256(locked.read_bytes()).hexdigest()
@@ -144,7 +144,7 @@ def _installed(bench: Bench, folder: str) -> Sequence[str]:
         if folder == "better-auth":
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(here / name, place)
-            # better-sqlite3 is built here, and not looked for elsewhere.
+            # Build better-sqlite3 here instead of downloading it.
             _run("npm", "ci", "--prefix", str(place), "--build-from-source", "--no-audit", "--no-fund")
         else:
             _run(sys.executable, "-m", "venv", str(place / "venv"))
@@ -154,7 +154,7 @@ def _installed(bench: Bench, folder: str) -> Sequence[str]:
         shutil.copy(here / "server.mjs", place)
         return ["node", str(place / "server.mjs")]
     uvicorn = str(place / "venv" / "bin" / "uvicorn")
-    # One process with uvloop and httptools, which it takes by itself where they are installed.
+    # One process with uvloop and httptools, which uvicorn uses if they are installed.
     return [uvicorn, "app:app", "--app-dir", str(here), "--log-level", "critical", "--no-access-log"]
 
 
@@ -164,7 +164,7 @@ def _run(*command: str) -> None:
 
 @contextmanager
 def _serving(bench: Bench, peer: Peer, command: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Start a peer's server on the server's core, and give its URL, a key and its process."""
+    """Start a peer's server on the server's core, and yield its URL, a key and its pid."""
     folder = bench.path("peer")
     folder.mkdir()
     with socket.socket() as free:
@@ -199,7 +199,7 @@ def _ready(url: str, key: Path, process: "subprocess.Popen[bytes]") -> str:
 
 
 def _checked(url: str, key: str) -> None:
-    """Raise ``Unfit`` unless the key is let in, and a wrong one is not."""
+    """Raise ``Unfit`` unless the key is accepted and a wrong one is refused."""
     if (
         _status(f"{url}/verify", key) != 200
         or _status(f"{url}/verify", key[:-1] + ("a" if key[-1] != "a" else "b")) != 401

@@ -1,4 +1,4 @@
-"""Verify and BatchVerify, in every way that a key can be presented, beside the no-op."""
+"""Verify and BatchVerify, in every way that a key can be presented, against the no-op."""
 
 from collections.abc import Callable
 
@@ -23,30 +23,30 @@ def request(text: str) -> bytes:
 
 
 def batch(texts: list[str]) -> bytes:
-    """Return a request to verify many."""
+    """Return a request to verify many keys."""
     questions = [pb.VerifyRequest(key=text, required_scopes=[seed.ASKED]) for text in texts]
     return pb.BatchVerifyRequest(requests=questions).SerializeToString()
 
 
 def batch_name(size: int) -> str:
-    """Return what a batch of warm keys is called."""
+    """Return the name of the case of a batch of warm keys."""
     return f"batch of {size}, warm"
 
 
 def wrong(text: str) -> str:
-    """Return a key of the same id with a secret that is not its own, and a check that fits."""
+    """Return a key with the same id, a wrong secret, and a matching checksum."""
     parsed = keyformat.parse(text)
     return keyformat.build(parsed.prefix, parsed.id, parsed.secret[::-1])
 
 
 def mistyped(text: str) -> str:
-    """Return a key with one wrong character, as its check shows."""
+    """Return a key with one wrong character, so that its checksum fails."""
     last = "0" if text[-1] != "0" else "1"
     return text[:-1] + last
 
 
 def must_be(name: str) -> Callable[[bytes], None]:
-    """Return the check that an answer is this verdict."""
+    """Return a check that an answer has this code."""
 
     def check(answer: bytes) -> None:
         got = pb.VerifyCode.Name(pb.VerifyResponse.FromString(answer).code)
@@ -72,7 +72,7 @@ def run(bench: Bench) -> list[dict[str, object]]:
         seed.add_digested(house.url, house.pepper_file, keys)
         for in_flight in (1, 32):
             bench.say(f"verify on {database}, {in_flight} in flight")
-            # Each has a process of its own, so that what one has seen is new to the other.
+            # A new process each time, so that keys that the last one has cached are new to this one.
             with Service(house) as service:
                 rows += [{"database": database, **vars(row)} for row in _race(bench, service, keys, in_flight)]
     return rows
@@ -99,7 +99,7 @@ def _race(bench: Bench, service: Service, keys: list[str], in_flight: int) -> li
             for size in BATCHES
         ),
     ]
-    if in_flight == 1:  # with more, they run out
+    if in_flight == 1:  # with more in flight, the keys would run out
         slices = [batched[start : start + 500] for start in range(0, len(batched) - 499, 500)]
         supply = Supply([batch(texts) for texts in slices])
         cases.append(

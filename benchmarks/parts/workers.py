@@ -1,4 +1,4 @@
-"""Several processes on one port, and one database."""
+"""Several worker processes on one port and one database."""
 
 from benchmarks import seed
 from benchmarks.bench import POSTGRESQL, SQLITE, Bench
@@ -11,7 +11,7 @@ IN_FLIGHT = 32
 
 
 def run(bench: Bench) -> list[dict[str, object]]:
-    """Measure with one and with two workers, 32 calls in flight over as many connections, so that both get some."""
+    """Measure one and two workers, with 32 calls in flight on 32 connections, so that both workers get some."""
     rows: list[dict[str, object]] = []
     for database in (SQLITE, POSTGRESQL):
         house = bench.found(database)

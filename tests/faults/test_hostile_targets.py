@@ -1,4 +1,4 @@
-"""Webhook targets that wish us ill: none is reached, and none holds a worker for longer than the timeout."""
+"""Hostile webhook targets: none inside is reached, and none holds a sender for longer than the timeout."""
 
 import contextlib
 import itertools
@@ -24,13 +24,13 @@ from tumbler_server.webhooks.targets import Refused, Resolver, Rules
 HEADERS = {"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmF0dXJl"}
 
 SHORT = 0.5
-"""Seconds; the timeout of posts that are to reach it."""
+"""The timeout of posts that must run into it, in seconds."""
 
 HOLD = 3.0
-"""Seconds; the timeout where many are posted to at once."""
+"""The timeout of posts to many receivers at once, in seconds."""
 
 LONG = 30.0
-"""Seconds; the timeout of posts that are to end by themselves."""
+"""The timeout of posts that must end before it, in seconds."""
 
 MARGIN = 10.0
 """Seconds that a busy machine may take beyond the timeout."""
@@ -45,7 +45,7 @@ INSIDE = "refused: must not lead to a private or special network"
 
 
 class Names:
-    """A look-up that gives one answer after the other, the last for ever, and counts how often it was asked."""
+    """A look-up that returns one answer after the other, repeats the last one forever, and counts its calls."""
 
     def __init__(self, *answers: Iterable[str]) -> None:
         self.asked = 0
@@ -58,7 +58,7 @@ class Names:
 
 @pytest.fixture
 def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Give the addresses that this thread has any socket connect to."""
+    """Return a list that records the addresses to which this thread connects any socket."""
     addresses: list[Any] = []
     connect, here = socket.socket.connect, threading.get_ident()
 
@@ -73,7 +73,7 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.fixture
 def sentinel() -> Iterator[Receiver]:
-    """Give a receiver within, which nothing may reach."""
+    """Yield an internal receiver that no connection may reach."""
     with Receiver(answer("200 OK")) as receiver:
         yield receiver
         assert receiver.connections == 0, "it was reached"
@@ -81,7 +81,7 @@ def sentinel() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Have the system trust one authority that has made nothing, instead of a hundred that are slow to load."""
+    """Make the system trust only one unused authority, since its hundred authorities are slow to load."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(Authority(tmp_path_factory.mktemp("system")).file))
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("empty")))
@@ -90,12 +90,12 @@ def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Give the authority that our posters trust."""
+    """Return the authority that our posters trust."""
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
 def post(poster: Poster, url: str, timeout: float = LONG, body: bytes = b"{}") -> Answer | str:
-    """Post, and return the answer or why there is none; it is no later than the timeout."""
+    """Post, and return the response, or the reason why there is none. Assert that it ends by the timeout."""
     start = time.monotonic()
     try:
         return poster.post(url, body, HEADERS)
@@ -106,7 +106,7 @@ def post(poster: Poster, url: str, timeout: float = LONG, body: bytes = b"{}") -
 
 
 OTHER_FORMS = [
-    # Numbers that some programs read as 127.0.0.1.
+    # Numbers that some programs read as 127.0.0.1
     "http://2130706433:{port}/",
     "http://0x7f000001:{port}/",
     "http://017700000001:{port}/",
@@ -130,7 +130,7 @@ OTHER_FORMS = [
     "https://127.1:{port}/",
     "https://0.0.0.0:{port}/",
     "https://127.0.0.2:{port}/",
-    # Addresses of IPv6 that are or hold it.
+    # IPv6 addresses that equal or embed it
     "http://[::]:{port}/",
     "http://[::127.0.0.1]:{port}/",
     "http://[::ffff:127.0.0.1]:{port}/",
@@ -149,7 +149,7 @@ OTHER_FORMS = [
     "http://[v1.7f000001]:{port}/",
     "https://[::]:{port}/",
     "https://[::ffff:127.0.0.1]:{port}/",
-    # What is read differently by different programs.
+    # URLs that programs read differently
     "http://hooks.example.com@127.0.0.1:{port}/",
     "http://127.0.0.1:{port}@hooks.example.com/",
     "http://user:password@127.0.0.1:{port}/",
@@ -189,7 +189,7 @@ OTHER_FORMS = [
     "http://127.0.0.1:{port}/\r\nHost: hooks.example.com",
     "http://127.0.0.1:{port}/?\r\n\r\nGET / HTTP/1.1",
     "https://127.0.0.1:{port}/\r\nX: y",
-    # Names of this machine, which nobody asks a resolver for, and other schemes.
+    # Names of this machine, which need no resolver, and other schemes
     "http://a.localhost:{port}/",
     "https://a.localhost:{port}/",
     "http://hooks.example.com:{port}/",
@@ -214,7 +214,7 @@ PLAIN_FORMS = [
     "https://localhost:{port}/",
     "https://LOCALHOST.:{port}/",
 ]
-"""What the operator may open, and has not."""
+"""Targets that the operator may open, and has not."""
 
 ADDRESSES = [
     # loopback, and this network
@@ -232,22 +232,22 @@ ADDRESSES = [
     "2001:0:a9fe:a9fe::1", "2606:4700::5efe:a9fe:a9fe", "2606:4700::200:5efe:a00:1",
     # multicast and broadcast
     "224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::1", "ff0e::1",
-    # documentation, benchmarks, services of the network itself, what is reserved
+    # documentation, benchmarks, the network's own services, and reserved addresses
     "192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "198.19.255.255", "192.88.99.1", "192.0.0.8", "240.0.0.1",
     "2001:db8::1", "3fff::1", "2001:10::1", "2001:20::1", "100::1", "5f00::1", "4000::1", "::ffff:0:0",
 ]  # fmt: skip
-"""What a name that somebody else chose may lead to."""
+"""Addresses to which a hostile name may lead."""
 
 
 def test_corpus() -> None:
-    """The corpus is as large as was promised, without one target twice."""
+    """The corpus has the promised size, without duplicates."""
     urls = [*OTHER_FORMS, *PLAIN_FORMS]
     assert len(set(urls)) == len(urls) > 60
     assert len(set(ADDRESSES)) == len(ADDRESSES) > 60
 
 
 class TestForms:
-    """URLs that lead inside as they stand."""
+    """URLs that lead inside by their form."""
 
     @pytest.mark.parametrize(
         ("url", "rules"),
@@ -255,7 +255,7 @@ class TestForms:
         ids=itertools.count(),
     )
     def test_refused(self, url: str, rules: Rules, sentinel: Receiver, dialled: list[Any]) -> None:
-        """It is refused at Create and at each send, before a name is looked up or a connection is made."""
+        """The URL is refused at Create and at each send, before a name is looked up or a connection is made."""
         names = Names(["127.0.0.1"])
         url = url.format(port=sentinel.port)
         with pytest.raises(Refused):
@@ -272,7 +272,7 @@ class TestAddresses:
     @pytest.mark.parametrize("rules", [PUBLIC, LOOPBACK], ids=["public", "loopback"])
     @pytest.mark.parametrize("address", ADDRESSES)
     def test_refused(self, address: str, rules: Rules, sentinel: Receiver, dialled: list[Any]) -> None:
-        """A name that leads there, alone or after good addresses, is refused at Create and at each send."""
+        """A name with such an address, alone or among good ones, is refused at Create and at each send."""
         url = f"https://hooks.example.com:{sentinel.port}/"
         for found in ([address], ["8.8.8.8", address], [address, "2606:4700::1"]):
             with pytest.raises(Refused):
@@ -282,7 +282,7 @@ class TestAddresses:
 
     @pytest.mark.parametrize("address", ADDRESSES)
     def test_literal(self, address: str, sentinel: Receiver, dialled: list[Any]) -> None:
-        """The address itself is refused as well, and also where a proxy would dial it."""
+        """The literal address is refused as well, even if a proxy would dial it."""
         host = f"[{address}]" if ":" in address else address
         for rules, proxy in ((PUBLIC, ""), (Rules(proxied=True), f"http://127.0.0.1:{sentinel.port}")):
             reason = post(Poster(rules, Resolver(Names([address])), proxy), f"https://{host}/")
@@ -292,10 +292,10 @@ class TestAddresses:
 
 
 class TestRebinding:
-    """Names that lead elsewhere from one moment to the next."""
+    """Names that resolve to different addresses from one moment to the next."""
 
     def test_after_create(self, sentinel: Receiver, dialled: list[Any]) -> None:
-        """A name that was good at Create is judged anew when it is sent to."""
+        """A name that was accepted at Create is judged again at each send."""
         resolver = Resolver(Names(["8.8.8.8"], ["127.0.0.1"]))
         url = f"https://hooks.example.com:{sentinel.port}/"
         judge(url, PUBLIC, resolver, LONG)
@@ -303,7 +303,7 @@ class TestRebinding:
         assert dialled == []
 
     def test_within_a_post(self, dialled: list[Any]) -> None:
-        """A post asks once, and dials what it was told: a second answer would never be judged."""
+        """A post looks the name up once, and dials that answer: a second answer would never be judged."""
         names = Names(["127.0.0.1"], ["127.0.0.2"])
         with Receiver(closes) as receiver:
             assert post(Poster(NETWORK, Resolver(names)), f"https://hooks.test:{receiver.port}/") == NO_HANDSHAKE
@@ -311,7 +311,7 @@ class TestRebinding:
         assert names.asked == 1
 
     def test_each_post(self) -> None:
-        """Each post asks anew."""
+        """Each post looks the name up again."""
         names = Names([])
         poster = Poster(PUBLIC, Resolver(names))
         for _ in range(3):
@@ -331,7 +331,7 @@ class TestRebinding:
         over.set()
 
     def test_slow_look_up(self) -> None:
-        """The time that a look-up took is gone for the rest."""
+        """The time of a look-up counts against the timeout of the post."""
 
         def look_up(name: str) -> list[str]:
             time.sleep(SHORT / 2)
@@ -342,22 +342,22 @@ class TestRebinding:
             assert post(Poster(NETWORK, Resolver(look_up), timeout=SHORT), url, SHORT) == TIMED_OUT
 
 
-# How receivers misbehave.
+# Behaviors of bad receivers
 
 
 def stalls(connection: socket.socket, over: threading.Event) -> None:
-    """Take what comes, and never answer."""
+    """Read everything, and never answer."""
     while connection.recv(65_536):
         pass
 
 
 def deaf(connection: socket.socket, over: threading.Event) -> None:
-    """Take nothing, and never answer."""
+    """Read nothing, and never answer."""
     over.wait(60)
 
 
 def sends(*parts: bytes, then: bytes = b"", pause: float = 0.0) -> Behave:
-    """Return the behaviour that answers with some parts, and goes on for ever with another where there is one."""
+    """Return a behavior that answers with some parts, and repeats ``then`` forever if it is given."""
 
     def behave(connection: socket.socket, over: threading.Event) -> None:
         read_request(connection)
@@ -370,11 +370,11 @@ def sends(*parts: bytes, then: bytes = b"", pause: float = 0.0) -> Behave:
 
 
 def closes(connection: socket.socket, over: threading.Event) -> None:
-    """End at once."""
+    """Close the connection at once."""
 
 
 def resets(connection: socket.socket, over: threading.Event) -> None:
-    """Break off after the request."""
+    """Reset the connection after the request."""
     read_request(connection)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
 
@@ -406,7 +406,7 @@ HOLDING: dict[str, tuple[Behave, Answer | str]] = {
         FOUND,
     ),
 }
-"""What would hold a worker for ever, and how it ends at the timeout."""
+"""Behaviors that would hold a sender forever, with the outcome of the post at its timeout."""
 
 FLOOD = b"x" * 16_384
 
@@ -430,7 +430,7 @@ FLOODING: dict[str, tuple[Behave, Answer | str]] = {
         FOUND,
     ),
 }
-"""What would fill the memory, and how it ends after a limit."""
+"""Behaviors that would fill the memory, with the outcome of the post at a limit."""
 
 BROKEN_HTTP: dict[str, tuple[Behave, Answer | str]] = {
     "closes at once": (closes, NO_ANSWER),
@@ -454,14 +454,14 @@ BROKEN_HTTP: dict[str, tuple[Behave, Answer | str]] = {
     "a null byte in a header": (sends(OK + b"X: \x00\r\n\r\n"), NO_ANSWER),
     "answers twice": (sends(OK + b"Content-Length: 0\r\n\r\nHTTP/1.1 500 No\r\n\r\n"), FOUND),
 }
-"""What is no HTTP, or half of it."""
+"""Behaviors that are not HTTP, or incomplete HTTP, with the outcome of the post."""
 
 MISBEHAVIOURS = {**HOLDING, **FLOODING, **BROKEN_HTTP}
 
 
 @pytest.fixture(scope="module")
 def outcomes(authority: Authority) -> dict[tuple[str, bool], Answer | str]:
-    """Give what became of a post to each that misbehaves, by TLS or without; those that hold are posted to at once."""
+    """Return the outcome of a post to each bad receiver, with and without TLS. The posts run in parallel."""
     poster = Poster(BOTH, Resolver(Names(["127.0.0.1"])), ca_file=authority.file, timeout=HOLD)
     patient = Poster(BOTH, Resolver(Names(["127.0.0.1"])), ca_file=authority.file, timeout=LONG)
     tls = authority.context("hooks.test")
@@ -480,18 +480,18 @@ def outcomes(authority: Authority) -> dict[tuple[str, bool], Answer | str]:
 
 
 class TestReceivers:
-    """Receivers that may be reached, and misbehave."""
+    """Receivers at permitted addresses that misbehave."""
 
     @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
     @pytest.mark.parametrize("how", MISBEHAVIOURS)
     def test_ends(self, how: str, tls: bool, outcomes: dict[tuple[str, bool], Answer | str]) -> None:
-        """A post ends, at the timeout at the latest, and says so in our words; a status that was there counts."""
+        """A post ends by the timeout, with a reason in our own words. A status that has arrived counts."""
         assert outcomes[how, tls] == MISBEHAVIOURS[how][1]
 
     @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
     @pytest.mark.parametrize("scheme", ["http", "https", ""])
     def test_redirects(self, status: int, scheme: str, sentinel: Receiver, dialled: list[Any]) -> None:
-        """A redirect is a status, and leads nowhere."""
+        """A redirect is only a status, and is not followed."""
         location = f"{scheme}://127.0.0.1:{sentinel.port}/" if scheme else f"//127.0.0.1:{sentinel.port}/"
         with Receiver(
             answer(f"{status} Elsewhere", f"Location: {location}", f"Refresh: 0; url={location}")
@@ -501,7 +501,7 @@ class TestReceivers:
             assert dialled == [("127.0.0.1", receiver.port)]
 
     def test_little_is_read(self) -> None:
-        """No more of a body is waited for than the limit: then the connection is closed, with time left."""
+        """A body is read only up to the limit. Then the connection is closed, before the timeout."""
         closed = threading.Event()
 
         def behave(connection: socket.socket, over: threading.Event) -> None:
@@ -519,7 +519,7 @@ class TestReceivers:
 
     @pytest.mark.parametrize("pace", [60, DRIP], ids=["takes nothing", "takes little at a time"])
     def test_takes_little(self, pace: float) -> None:
-        """One that does not take a webhook larger than all buffers, or not fast, ends at the timeout."""
+        """A post to a receiver that does not read a large webhook, or reads slowly, ends at the timeout."""
 
         def behave(connection: socket.socket, over: threading.Event) -> None:
             while not over.wait(pace):
@@ -531,19 +531,19 @@ class TestReceivers:
             assert post(poster, url, SHORT, b"x" * 64 * 1024 * 1024) == TIMED_OUT
 
     def test_never_accepts(self) -> None:
-        """One whose backlog is full ends at the timeout."""
+        """A post to a receiver with a full backlog ends at the timeout."""
         with full_backlog("127.0.0.1") as port:
             poster = Poster(LOOPBACK, Resolver(), timeout=SHORT)
             assert post(poster, f"http://127.0.0.1:{port}/", SHORT) == TIMED_OUT
 
     def test_nobody_there(self) -> None:
-        """One that is not there is told as that."""
+        """A post to a port without a receiver reports that there is no connection."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         assert post(Poster(LOOPBACK, Resolver()), f"http://127.0.0.1:{port}/") == "no connection"
 
     def test_nothing_is_quoted(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Neither what a receiver says nor our signature enters a log."""
+        """Neither a response nor our signature enters a log."""
         caplog.set_level(logging.DEBUG)
         with Receiver(answer("500 hunter2", "X: hunter2", body=b"hunter2")) as receiver:
             found = post(Poster(LOOPBACK, Resolver()), f"http://127.0.0.1:{receiver.port}/hunter3")
@@ -553,7 +553,7 @@ class TestReceivers:
 
 
 def speaks(data: bytes, then: bytes = b"", pause: float = 0.0) -> Behave:
-    """Return the behaviour that takes the first bytes that come, whatever they are, and sends its own."""
+    """Return a behavior that reads the first bytes, whatever they are, and sends its own."""
 
     def behave(connection: socket.socket, over: threading.Event) -> None:
         connection.recv(65_536)
@@ -575,11 +575,11 @@ BAD_TLS: dict[str, tuple[Behave, str]] = {
     "a byte at a time": (speaks(b"\x16\x03\x03\x40\x00", then=b"\x02", pause=DRIP), TIMED_OUT),
     "half a record": (speaks(b"\x16\x03\x03\x40\x00\x02\x00"), TIMED_OUT),
 }
-"""What is no TLS, or never becomes it."""
+"""Behaviors that are not TLS, or an incomplete handshake, with the outcome of the post."""
 
 
 class TestTls:
-    """Receivers with bad TLS; none gets a byte of the webhook."""
+    """Receivers with bad TLS. None gets a byte of the webhook."""
 
     @staticmethod
     def found(authority: Authority, tls: ssl.SSLContext, host: str = "hooks.test") -> Answer | str:
@@ -598,7 +598,7 @@ class TestTls:
 
     @pytest.mark.parametrize("how", BAD_TLS)
     def test_no_tls(self, how: str) -> None:
-        """What is no TLS ends at once, or at the timeout."""
+        """A post without a TLS handshake ends at once, or at the timeout."""
         behave, outcome = BAD_TLS[how]
         timeout = SHORT if outcome == TIMED_OUT else LONG
         with Receiver(behave) as receiver:
@@ -606,12 +606,12 @@ class TestTls:
             assert post(poster, f"https://hooks.test:{receiver.port}/", timeout) == outcome
 
     def test_self_signed(self, authority: Authority) -> None:
-        """A certificate that its owner made is not accepted."""
+        """A self-signed certificate is not accepted."""
         found = self.found(authority, authority.context("hooks.test", self_signed=True))
         assert found == "TLS failed: the certificate's issuer is not trusted"
 
     def test_other_authority(self, authority: Authority, tmp_path: Path) -> None:
-        """A certificate of an authority that is not trusted is not accepted."""
+        """A certificate from an untrusted authority is not accepted."""
         found = self.found(authority, Authority(tmp_path).context("hooks.test"))
         assert found == "TLS failed: the certificate's issuer is not trusted"
 
@@ -621,7 +621,7 @@ class TestTls:
         assert self.found(authority, authority.context(host)) == "TLS failed: the certificate is for another name"
 
     def test_other_address(self, authority: Authority) -> None:
-        """A certificate for a name is not one for the address."""
+        """A certificate for a name is not accepted for its address."""
         found = self.found(authority, authority.context("hooks.test"), "127.0.0.1")
         assert found == "TLS failed: the certificate is for another address"
 
@@ -631,7 +631,7 @@ class TestTls:
         assert found == "TLS failed: the certificate has expired"
 
     def test_old_version(self, authority: Authority) -> None:
-        """TLS 1.1 is not spoken, even with somebody who speaks nothing else."""
+        """TLS 1.1 is not used, even if the receiver offers nothing newer."""
         tls = authority.context("hooks.test")
         tls.set_ciphers("ALL:@SECLEVEL=0")
         with warnings.catch_warnings():
@@ -657,11 +657,11 @@ PROXY_OUTCOMES: dict[str, tuple[Behave, str]] = {
 
 
 class TestProxy:
-    """Proxies that do not what they should."""
+    """Proxies that misbehave."""
 
     @pytest.mark.parametrize("how", PROXY_OUTCOMES)
     def test_misbehaves(self, how: str, dialled: list[Any]) -> None:
-        """Whatever a proxy does: nothing else is dialled, and it ends at the timeout."""
+        """Whatever a proxy does, no other address is dialled, and the post ends by the timeout."""
         behave, outcome = PROXY_OUTCOMES[how]
         timeout = SHORT if outcome == TIMED_OUT else LONG
         with Receiver(behave) as proxy:
@@ -670,7 +670,7 @@ class TestProxy:
             assert dialled == [("127.0.0.1", proxy.port)]
 
     def test_not_there(self) -> None:
-        """A proxy that is not there, or whose name leads nowhere, is told as that."""
+        """A proxy that is down, or whose name does not resolve, is reported as unreachable."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         for names in (Names(["127.0.0.1"]), Names([])):
@@ -680,7 +680,7 @@ class TestProxy:
 
 @pytest.mark.parametrize("behave", [stalls, closes], ids=["stalls", "closes"])
 def test_nothing_is_left(behave: Callable[..., None]) -> None:
-    """No thread and no connection is left of a post that failed."""
+    """A failed post leaves no thread and no connection behind."""
     before = threading.active_count()
     with Receiver(behave) as receiver:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What fails beneath a transaction: races are repeated, lost connections replaced, and nothing is done twice."""
+"""Failures beneath a transaction: races are retried, lost connections replaced, and nothing is done twice."""
 
 import threading
 import time
@@ -34,12 +34,12 @@ DISK_FULL = psycopg.errors.DiskFull
 
 
 def failure(kind: type[psycopg.Error]) -> peewee.OperationalError:
-    """Return a driver's error as peewee passes it on."""
+    """Return a driver's error as peewee wraps it."""
     return peewee.OperationalError(kind("injected"))
 
 
 class Faulty:
-    """Mixed into a database: what goes wrong at its next commits, in this order."""
+    """A mix-in for a database. ``at_commit`` lists the faults at its next commits, in order."""
 
     at_commit: Sequence[Exception | Callable[[], None]] = ()
 
@@ -52,11 +52,11 @@ class Faulty:
 
 
 class FaultyPostgresql(Faulty, PostgresqlDatabase):
-    """PostgreSQL, whose commits can be made to fail."""
+    """PostgreSQL with commits that can be made to fail."""
 
 
 class FaultyCockroach(Faulty, CockroachDatabaseLent):
-    """CockroachDB's dialect, whose commits can be made to fail."""
+    """CockroachDB's dialect with commits that can be made to fail."""
 
 
 FaultyDatabase = FaultyPostgresql | FaultyCockroach
@@ -64,7 +64,7 @@ FaultyDatabase = FaultyPostgresql | FaultyCockroach
 
 @pytest.fixture
 def url(new_database: Callable[[str], str]) -> str:
-    """Give the URL of a PostgreSQL database with its tables."""
+    """Return the URL of a PostgreSQL database with its tables."""
     url = new_database("postgresql")
     new_store(url).close()
     return url
@@ -72,7 +72,7 @@ def url(new_database: Callable[[str], str]) -> str:
 
 @pytest.fixture(params=[POSTGRESQL, COCKROACHDB])
 def faulty(request: pytest.FixtureRequest, url: str) -> Iterator[tuple[Store, FaultyDatabase]]:
-    """Give a store whose commits can be made to fail, for both dialects that speak PostgreSQL's protocol."""
+    """Yield a store whose commits can be made to fail, in both dialects that use PostgreSQL's protocol."""
     kind = FaultyPostgresql if request.param == POSTGRESQL else FaultyCockroach
     database = kind(url, autoconnect=False, prefer_psycopg3=True)
     store = Store(Postgresql(database, url, limits=request.param == POSTGRESQL), request.param)
@@ -82,13 +82,13 @@ def faulty(request: pytest.FixtureRequest, url: str) -> Iterator[tuple[Store, Fa
 
 @pytest.fixture
 def store(faulty: tuple[Store, FaultyDatabase]) -> Store:
-    """Give the store alone."""
+    """Return only the store."""
     return faulty[0]
 
 
 @pytest.fixture
 def admin(postgresql: str) -> Iterator[Callable[[str], Any]]:
-    """Give a function by which the server's administrator runs a statement."""
+    """Yield a function that runs a statement as the server's administrator."""
     with psycopg.connect(postgresql, autocommit=True) as connection:
 
         def run(sql: str) -> Any:
@@ -100,20 +100,20 @@ def admin(postgresql: str) -> Iterator[Callable[[str], Any]]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Give the pauses that were made; none of them takes any time."""
+    """Return a list that records the pauses, which take no time here."""
     made: list[float] = []
     monkeypatch.setattr(time, "sleep", made.append)
     return made
 
 
 def backend(transaction: Transaction) -> int:
-    """Return the server's process that serves a transaction."""
+    """Return the pid of the server's process that serves a transaction."""
     ((pid,),) = transaction.select(LogHeadRow.select(peewee.fn.pg_backend_pid()).tuples())
     return int(pid)
 
 
 def kill(admin: Callable[[str], Any], pid: int) -> None:
-    """End a server's process, and wait until it is gone."""
+    """Terminate a server's process, and wait until it has ended."""
     assert admin(f"SELECT pg_terminate_backend({pid}, 5000)") == (True,)
 
 
@@ -124,7 +124,7 @@ def count_up(transaction: Transaction) -> int:
 
 
 class Work:
-    """A change that counts how often it was tried, and fails as the test wants after it has written."""
+    """A write that counts its attempts, and fails as the test demands after it has written."""
 
     def __init__(self, *failures: Exception | Callable[[Transaction], None]) -> None:
         self.tries = 0
@@ -148,7 +148,7 @@ class TestRaces:
     @pytest.mark.parametrize("kind", [SERIALIZATION, DEADLOCK])
     @pytest.mark.parametrize("failures", [1, ATTEMPTS - 1])
     def test_repeated(self, store: Store, kind: type[psycopg.Error], failures: int) -> None:
-        """A transaction that lost a race is repeated until it wins, and what it did in vain is not there."""
+        """A transaction that lost a race is retried until it wins, and failed attempts leave no changes."""
         work = Work(*(failure(kind) for _ in range(failures)))
         assert store.write(work) == 1
         assert work.tries == failures + 1
@@ -157,7 +157,7 @@ class TestRaces:
     @pytest.mark.usefixtures("pauses")
     @pytest.mark.parametrize("kind", [SERIALIZATION, DEADLOCK])
     def test_bounded(self, store: Store, kind: type[psycopg.Error]) -> None:
-        """After so many tries in vain the database counts as unavailable, and nothing has changed."""
+        """After ``ATTEMPTS`` failed attempts the database counts as unavailable, and nothing has changed."""
         work = Work(*(failure(kind) for _ in range(100)))
         with pytest.raises(StoreUnavailable):
             store.write(work)
@@ -165,7 +165,7 @@ class TestRaces:
         assert log.head(store).revision == 0
 
     def test_pauses(self, store: Store, pauses: list[float]) -> None:
-        """Between two tries is a pause of random length, whose bound doubles; in all it is less than two seconds."""
+        """The pauses between attempts are random, with a bound that doubles, and total less than two seconds."""
         with pytest.raises(StoreUnavailable):
             store.write(Work(*(failure(SERIALIZATION) for _ in range(100))))
         assert len(pauses) == ATTEMPTS - 1
@@ -178,7 +178,7 @@ class TestRaces:
         [(DISK_FULL, "FULL"), (psycopg.errors.QueryCanceled, "SLOW"), (psycopg.OperationalError, "AWAY")],
     )
     def test_no_race(self, store: Store, pauses: list[float], kind: type[psycopg.Error], cause: str) -> None:
-        """What is no race is not repeated, and nothing was changed."""
+        """A failure that is no race is not retried, and nothing has changed."""
         work = Work(failure(kind))
         with pytest.raises(StoreUnavailable) as failed:
             store.write(work)
@@ -192,7 +192,7 @@ class TestRaces:
     def test_what_became_of_it(
         self, faulty: tuple[Store, FaultyDatabase], kind: type[psycopg.Error], changed: str
     ) -> None:
-        """A commit that the server refused was not made; of one whose answer did not come nobody knows."""
+        """A commit that the server refused was not made. The outcome of one without an answer is unknown."""
         store, database = faulty
         database.at_commit = [failure(kind)]
         with pytest.raises(StoreUnavailable) as failed:
@@ -200,7 +200,7 @@ class TestRaces:
         assert failed.value.detail["changed"] == changed
 
     def test_own_failures(self, store: Store, pauses: list[float]) -> None:
-        """What the domain refuses is refused at once."""
+        """A refusal of the domain is raised at once."""
         work = Work(KeyIsSuperseded("a", "b"))
         with pytest.raises(KeyIsSuperseded):
             store.write(work)
@@ -209,7 +209,7 @@ class TestRaces:
     @pytest.mark.usefixtures("pauses")
     @pytest.mark.parametrize("kind", [SERIALIZATION, DEADLOCK])
     def test_at_commit(self, faulty: tuple[Store, FaultyDatabase], kind: type[psycopg.Error]) -> None:
-        """A commit that is refused for a race was certainly not made: the transaction is repeated."""
+        """A commit that fails because of a race was certainly not made, so the transaction is retried."""
         store, database = faulty
         database.at_commit = [failure(kind), failure(kind)]
         work = Work()
@@ -219,7 +219,7 @@ class TestRaces:
 
     @pytest.mark.usefixtures("pauses")
     def test_at_commit_bounded(self, faulty: tuple[Store, FaultyDatabase]) -> None:
-        """Races at commit are bounded too."""
+        """The retries after races at commit are bounded too."""
         store, database = faulty
         database.at_commit = [failure(SERIALIZATION)] * 100
         work = Work()
@@ -228,7 +228,7 @@ class TestRaces:
         assert work.tries == ATTEMPTS
 
     def test_real_ones(self, url: str, admin: Callable[[str], Any]) -> None:
-        """Two servers under an isolation level at which writers lose real races lose no change, and make none twice."""
+        """At an isolation level where writers lose real races, two servers lose no change, and make none twice."""
         name = url.partition("/test")[2].partition("?")[0]
         admin(f"ALTER DATABASE test{name} SET default_transaction_isolation = 'serializable'")
         stores = [open_store(url), open_store(url)]
@@ -248,17 +248,17 @@ class TestRaces:
 
 
 class TestLostConnections:
-    """Connections that the server ends."""
+    """Connections that the server closes."""
 
     def test_between_reads(self, store: Store, admin: Callable[[str], Any]) -> None:
-        """A read after the connection was lost succeeds, on a new one."""
+        """A read after the connection was lost succeeds on a new one."""
         ((before,),) = store.read("SELECT pg_backend_pid()")
         kill(admin, before)
         ((after,),) = store.read("SELECT pg_backend_pid()")
         assert after != before
 
     def test_between_queries(self, store: Store, admin: Callable[[str], Any]) -> None:
-        """So does a query of the ORM."""
+        """A query of the ORM after the connection was lost succeeds."""
         ((before,),) = store.read("SELECT pg_backend_pid()")
         kill(admin, before)
         assert [row.revision for row in store.select(LogHeadRow.select())] == [0]
@@ -272,7 +272,7 @@ class TestLostConnections:
         assert work.tries == 1
 
     def test_inside_a_write(self, store: Store, admin: Callable[[str], Any]) -> None:
-        """A transaction whose connection is lost before it commits is repeated, and made exactly once."""
+        """A transaction whose connection is lost before it commits is retried, and made exactly once."""
 
         def lose(transaction: Transaction) -> None:
             kill(admin, backend(transaction))
@@ -284,7 +284,7 @@ class TestLostConnections:
         assert log.head(store).revision == 1
 
     def test_inside_a_write_again_and_again(self, store: Store, admin: Callable[[str], Any]) -> None:
-        """Where the second connection is lost too, the database counts as unavailable."""
+        """If the second connection is lost too, the database counts as unavailable."""
 
         def lose(transaction: Transaction) -> None:
             kill(admin, backend(transaction))
@@ -297,7 +297,7 @@ class TestLostConnections:
         assert log.head(store).revision == 0
 
     def test_standing_still(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A writer that stands still in the middle is cut off, so that others can write, and begins again."""
+        """A transaction that is idle too long is cut off, so that others can write, and is retried."""
         monkeypatch.setattr(postgresql, "IDLE_LIMIT", 200)
         one, other = open_store(url), open_store(url)
         written: list[int] = []
@@ -313,7 +313,7 @@ class TestLostConnections:
         other.close()
 
     def test_at_commit(self, faulty: tuple[Store, FaultyDatabase], admin: Callable[[str], Any]) -> None:
-        """After a connection was lost while committing nobody knows whether the change was made: it is not repeated."""
+        """A change whose connection was lost during the commit is not retried: it may have been made."""
         store, database = faulty
         pids: list[int] = []
         database.at_commit = [lambda: kill(admin, pids[0])]
@@ -324,7 +324,7 @@ class TestLostConnections:
 
     @pytest.mark.parametrize("kind", [peewee.InterfaceError, peewee.OperationalError])
     def test_after_the_commit(self, faulty: tuple[Store, FaultyDatabase], kind: type[Exception]) -> None:
-        """Where the commit was made and its answer lost, the change is there once, whatever the driver calls it."""
+        """If a commit was made and its answer lost, the change exists once, whatever error the driver raises."""
         store, database = faulty
 
         def lose() -> None:
@@ -340,7 +340,7 @@ class TestLostConnections:
         assert log.head(store).revision == 1
 
     def test_afterwards(self, faulty: tuple[Store, FaultyDatabase], admin: Callable[[str], Any]) -> None:
-        """After a commit that failed, the next change is made on a new connection."""
+        """After a failed commit, the next change is made on a new connection."""
         store, database = faulty
         pids: list[int] = []
         database.at_commit = [lambda: kill(admin, pids[0])]
@@ -351,7 +351,7 @@ class TestLostConnections:
 
 @pytest.fixture
 def stop(url: str, admin: Callable[[str], Any]) -> Iterator[Callable[[bool], None]]:
-    """Give a function that stops the database, or lets it go on."""
+    """Yield a function that stops the database, or continues it."""
     name = "test" + url.partition("/test")[2].partition("?")[0]
 
     def stopped(yes: bool) -> None:
@@ -364,13 +364,13 @@ def stop(url: str, admin: Callable[[str], Any]) -> Iterator[Callable[[bool], Non
 
 
 def comes_back(store: Store) -> bool:
-    """Say whether a database answers soon: it is looked for in the background."""
+    """Return whether a database answers within some seconds, since the pool reconnects in the background."""
     pause = threading.Event()
     return any(answers(store) or pause.wait(0.01) for _ in range(500))
 
 
 class TestStopped:
-    """A database that is not there."""
+    """A database that is unreachable or read-only."""
 
     def test_it_became_read_only(self, store: Store) -> None:
         """After a failover to a replica, changes are refused as unavailable, and reads go on."""
@@ -382,7 +382,7 @@ class TestStopped:
         assert answers(store)
 
     def test_everything_is_refused(self, store: Store, stop: Callable[[bool], None]) -> None:
-        """Reads, queries, writes and the health check fail as unavailable, and no work is begun."""
+        """Reads, queries and writes fail as unavailable, and no work begins."""
         work = Work()
         assert answers(store)
         stop(True)
@@ -398,7 +398,7 @@ class TestStopped:
         assert work.tries == 0
 
     def test_and_back(self, store: Store, stop: Callable[[bool], None]) -> None:
-        """When it is back, everything goes on as if nothing had been."""
+        """When the database is back, everything works as before."""
         assert store.write(Work()) == 1
         stop(True)
         assert not answers(store)
@@ -407,7 +407,7 @@ class TestStopped:
         assert store.write(Work()) == 2
 
     def test_fail_closed(self, store: Store, clock: FrozenClock, stop: Callable[[bool], None]) -> None:
-        """Nobody is let in by what is remembered while the database cannot say whether it is still true."""
+        """No key is accepted from the cache while the database cannot confirm it."""
         domain = Domain(store, clock)
         issued = domain.create()
         assert domain.verifier.verify(Question(issued.text))
@@ -422,7 +422,7 @@ class TestStopped:
         domain.close()
 
     def test_no_key(self, store: Store, clock: FrozenClock, stop: Callable[[bool], None]) -> None:
-        """What is no key is told so all the same."""
+        """A malformed key gets its verdict even without the database."""
         domain = Domain(store, clock)
         stop(True)
         assert domain.verifier.verify(Question("no key")).code is Code.MALFORMED
@@ -433,7 +433,7 @@ class TestSqlite:
     """A SQLite file that another process writes to."""
 
     def test_a_writer_that_does_not_end(self, new_database: Callable[[str], str]) -> None:
-        """A writer waits for another process's so long and no longer; readers do not wait at all."""
+        """A writer waits for another process's writer up to the timeout, and readers do not wait at all."""
         url = new_database("sqlite")
         new_store(url).close()
         store = open_store(url, timeout=SECOND // 20)
@@ -452,24 +452,24 @@ class TestSqlite:
 
 @pytest.fixture
 def cockroach(url: str) -> Iterator[Store]:
-    """Give a store of CockroachDB's dialect, on a PostgreSQL server: what both understand is what we may send."""
+    """Yield a store of CockroachDB's dialect on a PostgreSQL server. We may send only what both understand."""
     store = open_store(url.replace("postgresql://", "cockroachdb://", 1))
     yield store
     store.close()
 
 
 class TestCockroach:
-    """The dialect of CockroachDB. No CockroachDB runs here: what it alone would refuse is not found."""
+    """The dialect of CockroachDB. No CockroachDB runs here, so statements that only it refuses are not found."""
 
     def test_driver(self, cockroach: Store) -> None:
-        """The URL opens peewee's own database for CockroachDB, by the same driver as PostgreSQL."""
+        """The URL opens peewee's own database for CockroachDB, with the same driver as PostgreSQL."""
         assert cockroach.dialect == COCKROACHDB
         kind, driver = cockroach.alone(lambda db: (type(db), type(db.connection())))
         assert issubclass(kind, CockroachDatabase)
         assert issubclass(driver, psycopg.Connection)
 
     def test_schema(self, new_database: Callable[[str], str]) -> None:
-        """Its tables are made by the same migrations, once."""
+        """The same migrations create its tables, once."""
         store = open_store(new_database("postgresql").replace("postgresql://", "cockroachdb://", 1))
         assert migrations.migrate(store) == list(range(1, migrations.NEWEST + 1))
         assert migrations.migrate(store) == []
@@ -477,7 +477,7 @@ class TestCockroach:
         store.close()
 
     def test_a_life(self, cockroach: Store, clock: FrozenClock) -> None:
-        """A key is made, listed, changed, switched, rotated, verified and revoked as on any database."""
+        """A key is created, listed, changed, deactivated, rotated, verified and revoked as on any database."""
         domain = Domain(cockroach, clock)
         lifecycle, verify = domain.lifecycle, lambda text: domain.verifier.verify(Question(text)).code
         request_id = RequestId("123e4567-e89b-42d3-a456-426614174000", b"body")
@@ -504,7 +504,7 @@ class TestCockroach:
         domain.close()
 
     def test_two_servers(self, cockroach: Store, url: str, clock: FrozenClock) -> None:
-        """What one server changes, the other knows within the bound."""
+        """A change by one server is known to the other within the staleness bound."""
         theirs = open_store(url.replace("postgresql://", "cockroachdb://", 1))
         one, other = Domain(cockroach, clock), Domain(theirs, clock)
         issued = one.create()
@@ -518,10 +518,10 @@ class TestCockroach:
 
 
 class TestLifecycle:
-    """Races beneath the changes of a key's life, in both dialects."""
+    """Races beneath the changes of a key, in both dialects."""
 
     def test_every_change(self, faulty: tuple[Store, FaultyDatabase], clock: FrozenClock, pauses: list[float]) -> None:
-        """Each change that loses two races at commit is made once, with one event of its own."""
+        """A change that loses two races at commit is made once, with one event."""
         store, database = faulty
         domain = Domain(store, clock)
         lifecycle = domain.lifecycle
@@ -551,7 +551,7 @@ class TestLifecycle:
         domain.close()
 
     def test_a_request_that_is_safe_to_repeat(self, faulty: tuple[Store, FaultyDatabase], clock: FrozenClock) -> None:
-        """Where a commit's answer was lost, repeating the request by its id finds the key and makes no second one."""
+        """If a commit's answer was lost, a retry with the same request id finds the key and creates no second one."""
         store, database = faulty
         domain = Domain(store, clock)
         request_id = RequestId("123e4567-e89b-42d3-a456-426614174000", b"body")

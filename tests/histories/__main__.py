@@ -3,10 +3,10 @@
     python -m tests.histories
     python -m tests.histories --only stopped --revokes 500 --json
 
-Each mode founds an installation, starts its server or servers, and revokes thousands of keys while other processes
-verify them without pause. Every call is recorded with the instants at which it began and returned, and the checker
-holds the history against docs/contract.md. Ends with 1 if a promise was broken, or if a history shows too little.
-Databases are kept in memory: what is measured is what a server knows, not what a disk can do.
+Each mode creates an installation, starts its server or servers, and revokes thousands of keys while other processes
+verify them without pause. Every call is recorded with its start and end, and the checker compares the history with
+docs/contract.md. The exit code is 1 if a promise is broken, or if a history covers too little. Databases are kept in
+memory, so that disks do not affect the measurements.
 """
 
 import argparse
@@ -30,12 +30,12 @@ WIDTH = 160
 
 
 def seconds(operations: Sequence[Revoke | Verify]) -> float:
-    """Return the time from the beginning of the first to the end of the last."""
+    """Return the seconds from the start of the first operation to the end of the last."""
     return (max(each.returned for each in operations) - min(each.invoked for each in operations)) / 1e9
 
 
 def milliseconds(values: Sequence[int]) -> dict[str, float]:
-    """Return median, 99th percentile and maximum of spans."""
+    """Return the median, the 99th percentile and the maximum of spans in nanoseconds."""
     shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
     return {name: round(quantile(values, share) / 1e6, 3) for name, share in shares.items()}
 
@@ -66,7 +66,7 @@ def plain(done: Run) -> dict[str, Any]:
 
 
 def report(runs: Sequence[Run]) -> Table:
-    """Return the table of what was done and seen, a line for each mode."""
+    """Return the table of the results, with one line per mode."""
     table = Table(
         "",
         "revokes",
@@ -114,7 +114,7 @@ def main() -> int:
         if mode.name in (arguments.only or names)
     ]
     runs = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are stopped and removed
     with memory() as folder:
         postgresql = Postgresql(folder / "postgresql") if any(mode.dialect == "postgresql" for mode in modes) else None
         try:

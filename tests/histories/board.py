@@ -1,6 +1,6 @@
-"""What the processes of a run tell each other while it lasts, in memory that they share.
+"""The shared memory by which the processes of a run communicate.
 
-Each number has one writer. The tokens of revocations are written before the count that includes them.
+Each number has one writer. The token of a revocation is written before the count that includes it.
 """
 
 import ctypes
@@ -8,11 +8,11 @@ from multiprocessing.context import SpawnContext
 from typing import Any
 
 _TOKEN = 256
-"""Bytes kept for a token; those of today have some 40."""
+"""Bytes reserved for a token. Current tokens have some 40."""
 
 
 class Board:
-    """Where the run stands. Made by the parent, and handed to each process when that is started."""
+    """The progress of a run. The parent creates it, and passes it to each process at its start."""
 
     def __init__(self, context: SpawnContext, keys: int, verifiers: int) -> None:
         self._numbers: Any = context.RawArray(ctypes.c_int64, 3)
@@ -21,27 +21,27 @@ class Board:
 
     @property
     def aimed(self) -> int:
-        """The key that is revoked now or next, or was revoked last."""
+        """The key that is being revoked, or is revoked next, or was revoked last."""
         return int(self._numbers[0])
 
     def aim(self, key: int) -> None:
-        """Turn all verifiers to the key that is to be revoked next."""
+        """Point all verifiers at the key that is revoked next."""
         self._numbers[0] = key
 
     @property
     def revoked(self) -> int:
-        """How many keys, from the first on, have been revoked and their revocations returned."""
+        """The number of keys, from the first on, whose revocations have returned."""
         return int(self._numbers[1])
 
     def fell(self, key: int, token: str) -> None:
-        """Tell that a key's revocation returned, with this token."""
+        """Publish that a key's revocation has returned, with its token."""
         text = token.encode()
         assert len(text) < _TOKEN
         self._tokens[key * _TOKEN : key * _TOKEN + len(text)] = text
         self._numbers[1] = key + 1
 
     def token(self, key: int) -> str:
-        """Return the token of a key's revocation, which has returned."""
+        """Return the token of a revocation that has returned."""
         kept: bytes = self._tokens[key * _TOKEN : (key + 1) * _TOKEN]
         return kept.rstrip(b"\0").decode()
 
@@ -56,9 +56,9 @@ class Board:
 
     @property
     def warmed(self) -> int:
-        """How many keys, from the first on, every verifier has found VALID."""
+        """The number of keys, from the first on, that every verifier has found VALID."""
         return int(min(self._warmed))
 
     def warm(self, verifier: int, keys: int) -> None:
-        """Tell that a verifier has found so many keys VALID, from the first on."""
+        """Publish the number of keys, from the first on, that a verifier has found VALID."""
         self._warmed[verifier] = keys

@@ -1,14 +1,14 @@
-"""Whether a history keeps what was promised. Pure: it asks nobody, and is tested on histories that break it.
+"""The check that a history keeps the promises. It is pure, and tested on histories that break them.
 
-A revocation happens once, so three rules make all answers of one place linearizable, as if they and the revocation had
-happened one after the other, each at some instant of its call:
+A revocation happens once, so three rules make all answers of one place linearizable: it is as if each call, and the
+revocation, took effect at one instant between its start and its end.
 
-- no VALID for a call that began after the revocation had returned;
-- no REVOKED from a call that returned before the revocation was asked for;
-- no VALID for a call that began after another had returned REVOKED.
+- No call that began after the revocation had returned is answered VALID.
+- No call that returned before the revocation was requested is answered REVOKED.
+- No call that began after another call had returned REVOKED is answered VALID.
 
-Where the first and the third are not promised (between servers, by ``minimize_latency``), a VALID may come for a call
-that began up to ``max_staleness`` after the revocation returned.
+If the first and the third rule are not promised (between servers, by ``minimize_latency``), a call may be answered
+VALID if it began up to ``max_staleness`` after the revocation returned.
 """
 
 from collections import Counter, defaultdict
@@ -18,74 +18,74 @@ from dataclasses import dataclass, field
 from tests.histories.history import REVOKED, VALID, Freshness, History, Revoke, Verify, named
 
 SHOWN = 20
-"""So many violations are told one by one; all are counted."""
+"""Violations that are reported one by one. All are counted."""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What an installation promises. ``max_staleness`` is nanoseconds."""
+    """The promises of an installation. ``max_staleness`` is in nanoseconds."""
 
     max_staleness: int
     servers: frozenset[str]
-    """All servers; each must have been asked."""
+    """All servers. Each must have been called."""
     changing: frozenset[str]
-    """The servers in which nothing is ever stale: the one that revokes; on SQLite every one."""
+    """The servers that are never stale: the one that revokes and, on SQLite, every one."""
     linear: frozenset[str]
-    """The servers that never say VALID again once they said REVOKED, not even before the revocation has returned."""
+    """The servers that never answer VALID again after REVOKED, not even before the revocation has returned."""
     bearable: frozenset[int] = frozenset()
-    """The failures that may happen, as answers; see ``history.failed``. Without faults, none."""
+    """The failures that are allowed, as answers; see ``history.failed``. Without faults, none."""
 
 
 @dataclass
 class Lag:
-    """How far a server was behind, for each key, in nanoseconds after the revocation returned; never less than 0."""
+    """How far a server lagged, by key, in nanoseconds after the revocation returned; never less than 0."""
 
     last_valid: list[int] = field(default_factory=list)
-    """The beginning of the last call that was answered VALID: the staleness that the promise bounds."""
+    """The start of the last call that was answered VALID: the staleness that the promise bounds."""
     first_denial: list[int] = field(default_factory=list)
-    """The return of the first call that was answered REVOKED; of keys for which there was one."""
+    """The return of the first call that was answered REVOKED, for keys that have one."""
 
 
 @dataclass
 class Findings:
-    """What a history says."""
+    """The results of a history."""
 
     revokes: int = 0
     answers: Counter[str] = field(default_factory=Counter)
-    """How many verifications were answered how: codes and statuses."""
+    """The number of verifications by answer, a code or a status."""
     late: Counter[str] = field(default_factory=Counter)
-    """How many were begun at each server after the revocation had returned: those that could have been stale."""
+    """By server, the verifications that began after the revocation had returned, and so could have been stale."""
     stale: Counter[str] = field(default_factory=Counter)
-    """How many of those said VALID at each server."""
+    """By server, the late verifications that were answered VALID."""
     demanding: int = 0
-    """How many of all late ones demanded a fresh answer, by token or fully_consistent."""
+    """The late verifications that demanded a fresh answer, by token or fully_consistent."""
     stale_demanding: int = 0
-    """How many of those said VALID."""
+    """The late and demanding verifications that were answered VALID."""
     lags: dict[str, Lag] = field(default_factory=lambda: defaultdict(Lag))
     unseen: Counter[str] = field(default_factory=Counter)
-    """How many keys each server was not asked for both before and after: of these the history shows nothing."""
+    """By server, the keys that were not verified both before and after: the history shows nothing about these."""
     violations: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
     def verifies(self) -> int:
-        """Return how many verifications were made."""
+        """Return the number of verifications."""
         return self.answers.total()
 
     @property
     def failures(self) -> int:
-        """Return how many of them ended with a status."""
+        """Return the number of verifications that were answered neither VALID nor REVOKED."""
         return sum(number for name, number in self.answers.items() if name not in ("VALID", "REVOKED"))
 
     def violate(self, text: str) -> None:
-        """Note that a promise was broken."""
+        """Record a broken promise."""
         self.violations += 1
         if len(self.examples) < SHOWN:
             self.examples.append(text)
 
 
 def check(history: History, promise: Promise) -> Findings:
-    """Return what a history says, and where it breaks the promise."""
+    """Return the results of a history, with its violations of the promise."""
     findings = Findings(revokes=len(history.revokes))
     revokes = {revoke.key: revoke for revoke in history.revokes}
     by_place: defaultdict[tuple[int, str], list[Verify]] = defaultdict(list)
@@ -114,7 +114,7 @@ def check(history: History, promise: Promise) -> Findings:
 
 
 def quantile(values: Iterable[int], share: float) -> int:
-    """Return the least value that at least this share of all do not exceed; 0 where there is none."""
+    """Return the least value that at least this share of all values do not exceed, or 0 if there are no values."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0
 
@@ -128,7 +128,7 @@ def _check_untouched(verifies: Sequence[Verify], findings: Findings) -> None:
 def _check_revoked(
     revoke: Revoke, server: str, verifies: Sequence[Verify], promise: Promise, findings: Findings
 ) -> None:
-    """Check the answers on a key at a server against the key's revocation."""
+    """Compare a server's answers on a key with the key's revocation."""
     last_valid, first_denial, before = 0, None, False
     for verify in verifies:
         age = verify.invoked - revoke.returned

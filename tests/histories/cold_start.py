@@ -1,16 +1,16 @@
-"""A server that has seen no key yet, and 10,000 keys that are presented to it at once.
+"""A server with an empty cache, to which 10,000 keys are presented at once.
 
     python -m tests.histories.cold_start
     python -m tests.histories.cold_start --keys 1000 --json
 
-With the pepper, on each database: 32 calls in flight go over all keys in random order. No bcrypt may run, and each
+With the pepper, on each database: 32 calls in flight present all keys in random order. bcrypt may not run, and each
 key's record is read once.
 
-Without the pepper each key costs a bcrypt run, and there must be no stampede: who finds no seat is refused at once and
-told when to come back, each key is checked exactly once however often it is presented, in the end all are let in, and
-keys that the server has proven before are verified all the while.
+Without the pepper each key costs a bcrypt run, and there must be no stampede. A call that finds no free slot is refused
+at once, with a delay for its retry. Each key is checked exactly once, however often it is presented. In the end all
+keys are accepted. Keys that are already cached are verified throughout.
 
-Ends with 1 if any of this is not so.
+The exit code is 1 if any of this fails.
 """
 
 import argparse
@@ -45,32 +45,32 @@ from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 IN_FLIGHT = 32
 KNOWN = 50
-"""So many keys have been proven before the others come."""
+"""Keys that are cached before the others come."""
 _REST = 0.005
-"""Seconds between two calls of one of those who present the known keys."""
+"""Seconds between two calls of a caller of known keys."""
 
 _over: Event
 
 
 @dataclass
 class Crowd:
-    """What those who presented cold keys met with. Spans are nanoseconds."""
+    """The results of the callers that present cold keys. Spans are in nanoseconds."""
 
     keys: int
     seconds: float = 0.0
     waited: list[int] = field(default_factory=list)
-    """For each key, from when it was first presented to when it was let in."""
+    """For each key, the time from its first presentation until it was accepted."""
     attempts: list[int] = field(default_factory=list)
     refused: int = 0
-    """How many calls were told to come back later."""
+    """The number of calls that were refused, to be retried."""
     delays: set[float] = field(default_factory=set)
-    """After how many seconds."""
+    """The retry delays of these refusals, in seconds."""
     wrong: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class Report:
-    """What happened on one server, and what is wrong with that."""
+    """The results on one server, and its problems."""
 
     name: str
     crowd: Crowd
@@ -82,18 +82,18 @@ class Report:
 
 
 def join(over: Event) -> None:
-    """Enter a process into a run."""
-    global _over  # noqa: PLW0603 - it can only be handed to a process when that starts
+    """Store a run's end event in a new process."""
+    global _over  # noqa: PLW0603 - an event can only be passed to a process when it starts
     _over = over
 
 
 def present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crowd:
-    """Present each key until it is let in, ``IN_FLIGHT`` at a time, in random order; who is refused returns later."""
+    """Present each key until it is accepted, ``IN_FLIGHT`` at a time, in random order. Refused calls are retried."""
     return asyncio.run(_present_all(target, metadata, texts))
 
 
 def present_known(target: str, key: str, texts: Sequence[str], seconds: float) -> Regulars:
-    """Present known keys for some seconds, or, where that is 0, until the run is over."""
+    """Present known keys for some seconds or, if ``seconds`` is 0, until the run is over."""
     until = time.monotonic() + seconds
     return present(target, key, texts, _REST, lambda: time.monotonic() >= until if seconds else _over.is_set())
 
@@ -101,7 +101,7 @@ def present_known(target: str, key: str, texts: Sequence[str], seconds: float) -
 async def _present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crowd:
     crowd = Crowd(len(texts))
     order = random.Random(0).sample(range(len(texts)), len(texts))  # noqa: S311 - no secret
-    due: list[tuple[float, int]] = []  # who was refused, by when they may come back
+    due: list[tuple[float, int]] = []  # a heap of the times of retries, with their keys
     first: dict[int, int] = {}
     attempts: Counter[int] = Counter()
     open_keys = set(order)
@@ -145,7 +145,7 @@ async def _present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crow
 
 
 def with_pepper(name: str, service: Service, number: int) -> Report:
-    """Meet a server that has the pepper."""
+    """Test a server that has the pepper."""
     texts = [made.text for made in keys.make(service.installation, number)]
     service.start(*METRICS)
     with _callers(1) as callers:
@@ -155,7 +155,7 @@ def with_pepper(name: str, service: Service, number: int) -> Report:
     _demand_all(report)
     if report.bcrypt_runs:
         report.problems.append(f"{report.bcrypt_runs} bcrypt runs, in spite of the pepper")
-    if report.record_reads > number + IN_FLIGHT:  # the calling key's by each of those who came first
+    if report.record_reads > number + IN_FLIGHT:  # the first calls may each read the caller's own key
         report.problems.append(f"{report.record_reads} records were read for {number} keys")
     if crowd.refused:
         report.problems.append(f"{crowd.refused} calls were refused")
@@ -163,7 +163,7 @@ def with_pepper(name: str, service: Service, number: int) -> Report:
 
 
 def without_pepper(name: str, service: Service, number: int, cost: int, seconds: float) -> Report:
-    """Meet a server that has lost the pepper, while others present keys that it has proven before."""
+    """Test a server that has lost the pepper, while other callers present keys that it has cached."""
     texts = [made.text for made in keys.make(service.installation, number + KNOWN, cost)]
     known, cold = texts[:KNOWN], texts[KNOWN:]
     service.pepper_file.rename(service.pepper_file.with_suffix(".lost"))
@@ -200,7 +200,7 @@ def _callers(number: int, over: Event | None = None) -> ProcessPoolExecutor:
 
 
 def _demand_all(report: Report) -> None:
-    """Note it as a problem unless every key was let in."""
+    """Record a problem unless every key was accepted."""
     if report.crowd.wrong:
         report.problems.append(f"valid keys were answered {dict(report.crowd.wrong)}")
     if len(report.crowd.waited) != report.crowd.keys:
@@ -235,7 +235,7 @@ def _milliseconds(values: Sequence[int]) -> dict[str, float]:
 
 
 def table(reports: Sequence[Report]) -> Table:
-    """Return the table of what happened."""
+    """Return the table of the results."""
     columns = (
         "",
         "keys",
@@ -267,7 +267,7 @@ def table(reports: Sequence[Report]) -> Table:
 
 
 def run(folder: Path, number: int, cost: int, seconds: float, postgresql: Postgresql | None) -> list[Report]:
-    """Meet servers of all kinds, each with an installation of its own."""
+    """Test servers of all kinds, each with an installation of its own."""
     reports = []
     urls = {"sqlite": ""} | ({"postgresql": postgresql.new_database("cold")} if postgresql else {})
     for name, url in urls.items():

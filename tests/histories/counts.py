@@ -1,4 +1,4 @@
-"""What a server counts of itself, read as an operator would."""
+"""A server's own counters, read from its metrics as an operator would."""
 
 import json
 import urllib.request
@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.service import PATIENCE, Service
 
 METRICS = ("--metrics-listen", "127.0.0.1:0")
-"""The flags with which a server tells them."""
+"""The flags that make a server publish them."""
 
 BCRYPT_RUNS = "tumbler_bcrypt_runs_total"
 RECORD_READS = "tumbler_record_reads_total"
@@ -16,7 +16,7 @@ WATCH_STREAMS = "tumbler_watch_streams"
 
 
 def counts(service: Service) -> dict[str, float]:
-    """Return the counts of a server that was started with ``METRICS``, by their names; those with labels as sums."""
+    """Return the counters of a server that was started with ``METRICS``, by name, summed over their labels."""
     logged = [json.loads(line) for line in service.stderr.splitlines() if line.startswith("{")]
     (address,) = [line["address"] for line in logged if line["event"] == "metrics are served"]
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE) as answer:

@@ -1,8 +1,8 @@
 """The callers: one process that revokes, and some that verify. Each records when its calls began and returned.
 
-They are processes of their own, so that none waits for another's interpreter lock, which would blur the instants.
-Every key is verified by every verifier before it is revoked, so that the servers have it in their caches, and at once
-after that until it is denied. The other calls go to the key that is being revoked, and to keys of any age.
+They are separate processes, since waiting for a shared interpreter lock would blur the recorded instants. Every
+verifier verifies every key before it is revoked, so that the servers have cached it, and from then on until it is
+denied. The other calls go to the key that is being revoked, and to keys of any age.
 """
 
 import asyncio
@@ -23,42 +23,42 @@ from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 Metadata = Sequence[tuple[str, str]]
 
 _FRESH = 0.5
-"""The share of calls that go to keys which were revoked and not yet denied, while there are any."""
+"""The share of calls that go to keys that are revoked and not yet denied, while there are any."""
 _AIMED = 0.6
-"""The share of the others that go to the key in the revoker's sights."""
+"""The share of the other calls that go to the key that the revoker aims at."""
 _AHEAD = 0.1
-"""The share that go to keys which are not revoked yet; what is left goes to those that are."""
+"""The share of them that go to keys that are not revoked yet. The rest go to revoked keys."""
 _TOKEN = 0.3
 _FULL = 0.2
-"""The shares of calls that demand a fresh answer, in their time."""
+"""The shares of calls that demand a fresh answer, in demanding periods."""
 _DEMANDING = 20
-"""That is while so many keys are revoked, and not while the next three times as many are: a server that looks at the
-database for one caller knows more for all others, and so would hide how far it lags by itself."""
+"""Keys whose revocations make a demanding period. The next three times as many make a period without demands. A server
+that reads the database for one caller is fresher for all others, which would hide its own lag."""
 
 _IMPATIENCE = 0.1
-"""Seconds after which a connection's next call is begun though the last one has not returned: calls are to be begun
-even while a server stands still."""
+"""Seconds after which a connection's next call begins even if the last one has not returned, so that calls begin even
+while a server is stopped."""
 _OUTSTANDING = 100
-"""So many calls of a connection may then be waiting."""
+"""Most calls of a connection that may be in flight then."""
 
 _PAUSE = 0.02
-"""Seconds between two attempts of what must succeed in the end."""
+"""Seconds between two attempts of a call that must succeed in the end."""
 
 _board: Board
 
 
 def join(board: Board) -> None:
-    """Enter a process into a run."""
-    global _board  # noqa: PLW0603 - shared memory can only be handed to a process when it starts
+    """Store a run's board in a new process."""
+    global _board  # noqa: PLW0603 - shared memory can only be passed to a process when it starts
     _board = board
 
 
 @dataclass(frozen=True)
 class Revoker:
-    """The one who revokes all keys, one after the other, at most ``rate`` a second.
+    """The process that revokes all keys, one after the other, at most ``rate`` a second.
 
-    It begins when ``ahead`` keys are warm. The next key is aimed at for half of the time between two, then revoked.
-    Every third is being renamed meanwhile, so that its record is read anew from the database right before and after.
+    It begins when ``ahead`` keys are warm. It aims at a key for half of the interval between two, and then revokes it.
+    Every third key is renamed at the same time, so that its record is reread from the database right before and after.
     """
 
     target: str
@@ -68,9 +68,9 @@ class Revoker:
     ahead: int
 
     def run(self) -> list[Revoke]:
-        """Revoke them all, unless the run ends before; where the service cannot, try again until it can.
+        """Revoke all keys, unless the run ends before. Retry while the service is unavailable.
 
-        Raises for any other refusal.
+        Raises ``RuntimeError`` for any other error status.
         """
         revokes = []
         with grpc.insecure_channel(self.target, OWN_CONNECTION) as channel:
@@ -97,7 +97,7 @@ class Revoker:
             time.sleep(0.001)
 
     def _rename(self, stub: ApiKeyServiceStub, key_id: str, number: int) -> grpc.Future:
-        """Begin to rename a key; when it has been revoked first, that is refused."""
+        """Begin to rename a key. If the revocation comes first, the server refuses the change."""
         request = pb.UpdateRequest(api_key={"id": key_id, "name": f"renamed {number}"})
         return stub.Update.future(request, metadata=self.metadata, timeout=PATIENCE)
 
@@ -119,10 +119,10 @@ class Revoker:
 
 @dataclass(frozen=True)
 class Verifier:
-    """One process that verifies at one server over several connections, until the run is over.
+    """A process that verifies at one server over several connections, until the run is over.
 
-    ``number`` is its place on the board. It keeps ``ahead`` keys warm that are not revoked yet. At the end it asks once
-    more for every ``sweepers``-th key, so that those who share a server have asked for all.
+    ``number`` is its place on the board. It keeps ``ahead`` keys warm that are not revoked yet. At the end it verifies
+    every ``sweepers``-th key again, so that the verifiers that share a server cover all keys.
     """
 
     number: int
@@ -135,11 +135,11 @@ class Verifier:
     sweepers: int = 1
 
     def run(self) -> "array[int]":
-        """Verify, and return what was answered, packed: five numbers for each call. See ``unpack``."""
+        """Verify, and return the packed records: five numbers for each call. See ``unpack``."""
         return _Verifying(self).run()
 
     def unpack(self, records: "array[int]") -> list[Verify]:
-        """Return what ``run`` returned, as the calls that they are."""
+        """Return the calls in the packed records from ``run``."""
         numbers = iter(records)
         return [
             Verify(key, self.server, Freshness(freshness), invoked, returned, answer)
@@ -148,7 +148,7 @@ class Verifier:
 
 
 class _Verifying:
-    """A verifier at work."""
+    """The state of a running verifier."""
 
     def __init__(self, plan: Verifier) -> None:
         self._plan = plan
@@ -188,7 +188,7 @@ class _Verifying:
                     await asyncio.sleep(_PAUSE)
 
     def _cold(self) -> int | None:
-        """Return the next key that was not verified yet and will soon be revoked."""
+        """Return the next key that is not verified yet and will soon be revoked, or None."""
         key = self._next_cold
         if key >= min(_board.aimed + self._plan.ahead, len(self._plan.keys)):
             return None
@@ -196,7 +196,7 @@ class _Verifying:
         return key
 
     def _some(self) -> int:
-        """Choose a key: those first of whose end this server may not know, of the others the nearer ones more often."""
+        """Choose a key: revoked ones that are not yet denied first, and among the others nearer ones more often."""
         self._undenied += range(self._revoked, _board.revoked)
         self._revoked = _board.revoked
         if self._undenied and self._random.random() < _FRESH:

@@ -1,6 +1,6 @@
-"""What is done to an installation while a history is made. Each goes on until it is told to stop, and mends all.
+"""Faults that are injected into an installation during a history. Each repeats until stopped, and repairs everything.
 
-A fault returns how often it did what: one that never struck has shown nothing.
+A fault returns counts of its actions, since a fault that never struck shows nothing.
 """
 
 import signal
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tests.histories.scene import OTHER, Scene
 
 MAX_STALENESS = 2.0
-"""Seconds: the default of ``--max-staleness``, which all servers here run with."""
+"""The default of ``--max-staleness``, in seconds, with which all servers here run."""
 
 Fault = Callable[[Scene, threading.Event], Counter[str]]
 
@@ -19,7 +19,7 @@ _KILLED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE applicat
 
 
 def listener_killed(scene: Scene, over: threading.Event) -> Counter[str]:
-    """End, in turn, the connection by which the other server is woken, and all connections it has."""
+    """Kill, in turn, the listening connection of the other server, and all of its connections."""
     assert scene.postgresql is not None
     done: Counter[str] = Counter()
     while not over.wait(0.25):
@@ -30,7 +30,7 @@ def listener_killed(scene: Scene, over: threading.Event) -> Counter[str]:
 
 
 def stopped(scene: Scene, over: threading.Event) -> Counter[str]:
-    """Let the other server stand still for longer than an answer may lag, and go on, again and again."""
+    """Stop the other server for longer than an answer may lag, and continue it, again and again."""
     done: Counter[str] = Counter()
     while not over.wait(MAX_STALENESS):
         scene.servers["B"].signal(signal.SIGSTOP)
@@ -43,7 +43,7 @@ def stopped(scene: Scene, over: threading.Event) -> Counter[str]:
 
 
 def database_down(scene: Scene, over: threading.Event) -> Counter[str]:
-    """Crash the database and start it again; every other time it is away for longer than an answer may lag."""
+    """Crash the database and restart it. Every other time it is away for longer than an answer may lag."""
     assert scene.postgresql is not None
     done: Counter[str] = Counter()
     while not over.wait(MAX_STALENESS):

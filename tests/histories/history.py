@@ -1,8 +1,8 @@
-"""What was done and what was answered, each with the instants at which its call began and returned.
+"""A history of calls and answers, with the instants at which each call began and returned.
 
-Instants are nanoseconds of ``time.monotonic_ns``: one clock for all processes of a machine. A call began no earlier
-than its ``invoked`` says and had returned by its ``returned``, so that of two calls of which one returned before the
-other was invoked, the first was over before the second began, whatever the scheduler did to us.
+Instants are in nanoseconds of ``time.monotonic_ns``, one clock for all processes of a machine. A call began no earlier
+than ``invoked``, and had returned by ``returned``. So if one call's ``returned`` is before another's ``invoked``, the
+first was over before the second began, whatever the process scheduler did.
 """
 
 import enum
@@ -19,18 +19,18 @@ REVOKED = int(pb.VERIFY_CODE_REVOKED)
 
 
 class Freshness(enum.IntEnum):
-    """How fresh a verification demanded its answer to be."""
+    """The freshness that a verification demanded."""
 
     LATENCY = 0
-    """minimize_latency: as it comes."""
+    """minimize_latency: no demand."""
     TOKEN = 1
-    """at_least_as_fresh, with the token of the key's own revocation: made only once that returned."""
+    """at_least_as_fresh, with the token of the key's own revocation, so only after that has returned."""
     FULL = 2
     """fully_consistent."""
 
 
 class Revoke(NamedTuple):
-    """A key's revocation: when it was first asked for, and when that, or a repetition of it, was answered OK."""
+    """A key's revocation: when it was first requested, and when that call, or a retry, returned OK."""
 
     key: int
     invoked: int
@@ -38,7 +38,7 @@ class Revoke(NamedTuple):
 
 
 class Verify(NamedTuple):
-    """A verification. ``answer`` is a VerifyCode; less than 0 where the call failed; see ``failed``."""
+    """A verification. ``answer`` is a VerifyCode, or less than 0 if the call failed; see ``failed``."""
 
     key: int
     server: str
@@ -50,7 +50,7 @@ class Verify(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """All that was done in a run. Keys are known by their numbers: no text of a key is in it."""
+    """All calls of a run. Keys are identified by number, so it contains no key's text."""
 
     revokes: Sequence[Revoke]
     verifies: Sequence[Verify]
@@ -62,11 +62,11 @@ def failed(status: grpc.StatusCode) -> int:
 
 
 PASSING = frozenset(map(failed, (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)))
-"""What calls may end with while something is broken, and only then."""
+"""The failures that are allowed while a fault is injected, and only then."""
 
 
 def named(answer: int) -> str:
-    """Return what an answer is called."""
+    """Return the name of an answer."""
     if answer >= 0:
         return pb.VerifyCode.Name(answer).removeprefix("VERIFY_CODE_")
     return next(status.name for status in grpc.StatusCode if status.value[0] == -answer)

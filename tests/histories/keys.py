@@ -1,4 +1,4 @@
-"""Many keys at once: made by the server's own code, some hundred to a transaction, before any server runs."""
+"""Bulk creation of keys by the server's own code, some hundreds in a transaction, before any server runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from tumbler_server.webhooks.vault import Vault
 T = TypeVar("T")
 
 PROJECT = "histories"
-"""Where the keys belong."""
+"""The project of the keys."""
 
 _AT_ONCE = 500
 
@@ -33,7 +33,7 @@ class Made:
 
 
 def make(installation: Installation, count: int, cost: int = CHEAP) -> list[Made]:
-    """Make keys in an installation that nobody serves, and return them."""
+    """Create keys in an installation that no server uses, and return them."""
     hasher = Hasher(cost, installation.peppers())
     store = open_store(installation.database_url)
     try:
@@ -47,7 +47,7 @@ def make(installation: Installation, count: int, cost: int = CHEAP) -> list[Made
 
 
 class _Open:
-    """What stands for the store while a transaction is open: a change becomes a part of that."""
+    """A stand-in for the store during a transaction: each write becomes a part of the transaction."""
 
     def __init__(self, transaction: Transaction) -> None:
         self.select: Callable[[Any], list[Any]] = transaction.select

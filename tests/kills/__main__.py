@@ -3,11 +3,12 @@
     python -m tests.kills
     python -m tests.kills --part writes --only postgresql --kills 60 --writes 5000 --seed 7 --json
 
-``writes``: clients create, update, switch, rotate and revoke keys, and repeat what they were not answered, while the
-server (alone, or with two workers), a worker or the acting scheduler is killed at any moment. At the end each
-acknowledged write must be in the log and in the database, once (``checker``), and ``audit verify`` must say ok.
-``rotations``: what acts is killed while rotations are due (``tests.rotations.kills``).
-Ends with 1 if anything is wrong.
+``writes``: clients create, update, activate, rotate and revoke keys, and retry calls without a response. Meanwhile the
+server (with one process or two workers), a worker or the acting scheduler is killed at any moment. At the end each
+acknowledged write must be in the log and in the database, once (``checker``), and ``audit verify`` must succeed.
+``rotations``: the acting scheduler, its worker or its server is killed while rotations are due
+(``tests.rotations.kills``).
+The exit code is 1 if anything is wrong.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def main() -> int:
             writes = "" if written is None else f", {written:,} writes"
             print(f"{dialect}: {told - began:4.0f} s, {killed} killed{writes}", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are stopped and removed
     written, rotated = [], []
     with memory() as folder, ExitStack() as open_:
         for dialect in [arguments.only] if arguments.only else DIALECTS:

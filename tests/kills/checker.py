@@ -1,4 +1,4 @@
-"""Whether every acknowledged write is there, once. Pure: it asks nobody, and is tested on doctored histories."""
+"""The check that every acknowledged write exists, once. It is pure, and tested on doctored histories."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from typing import Any
 from tests.kills.history import Event, History, Row, Write
 
 SHOWN = 20
-"""So many violations are told one by one; all are counted."""
+"""Violations that are reported one by one. All are counted."""
 
 ANNOUNCED = "ROTATION_DUE"
 
 
 @dataclass
 class Findings:
-    """How many acknowledged writes are lost, how many things were done twice or unasked, and how many keys differ."""
+    """The numbers of lost acknowledged writes, of actions done twice or without a request, and of differing keys."""
 
     lost: int = 0
     doubled: int = 0
@@ -24,21 +24,21 @@ class Findings:
 
     @property
     def violations(self) -> int:
-        """Return how much is wrong."""
+        """Return the number of violations."""
         return self.lost + self.doubled + self.differing
 
     def lose(self, text: str) -> None:
-        """Note an acknowledged write that is not there."""
+        """Record an acknowledged write that is missing."""
         self.lost += 1
         self._tell(f"lost: {text}")
 
     def double(self, text: str) -> None:
-        """Note something that was done twice, or that nobody was told of."""
+        """Record an action that was done twice, or never acknowledged."""
         self.doubled += 1
         self._tell(f"doubled: {text}")
 
     def differ(self, text: str) -> None:
-        """Note a key that is not what its acknowledged writes made of it."""
+        """Record a key that differs from the result of its acknowledged writes."""
         self.differing += 1
         self._tell(f"differs: {text}")
 
@@ -48,7 +48,7 @@ class Findings:
 
 
 def check(history: History) -> Findings:
-    """Hold the log, the rows, the request ids and the verdicts against what was acknowledged."""
+    """Compare the log, the rows, the request ids and the verdicts with what was acknowledged."""
     findings = Findings()
     for rule in (_logged, _announced, _ordered, _stored, _requested, _proven):
         rule(history, findings)
@@ -56,7 +56,7 @@ def check(history: History) -> Findings:
 
 
 def _logged(history: History, findings: Findings) -> None:
-    """See that each write's event is at its revision, and that every event is some write's."""
+    """Check that each write's event is at its revision, and that every event belongs to a write."""
     events = {event.revision: event for event in history.events}
     claimed: set[int] = set()
     for write in history.writes:
@@ -72,7 +72,7 @@ def _logged(history: History, findings: Findings) -> None:
         if event.revision in claimed or event.type == ANNOUNCED:
             continue
         if event.type == "CREATED" and event.key_id in successors:
-            successors.remove(event.key_id)  # a second one would be one too many
+            successors.remove(event.key_id)  # a second event would be one too many
         else:
             findings.double(f"{event} is in the log, and acknowledged to nobody")
     for key_id in sorted(successors):
@@ -80,7 +80,7 @@ def _logged(history: History, findings: Findings) -> None:
 
 
 def _announced(history: History, findings: Findings) -> None:
-    """See that the scheduler announced what was due, once."""
+    """Check that the scheduler announced each due rotation once."""
     times = Counter(event.key_id for event in history.events if event.type == ANNOUNCED)
     for key_id in sorted(history.scheduled | times.keys()):
         if times[key_id] == 0:
@@ -90,7 +90,7 @@ def _announced(history: History, findings: Findings) -> None:
 
 
 def _ordered(history: History, findings: Findings) -> None:
-    """See that a write that was begun after another was acknowledged comes after it."""
+    """Check that a write that began after another was acknowledged comes after it."""
     newest: dict[str, int] = {}
     for write in history.writes:
         if write.revision <= newest.get(write.key_id, 0):
@@ -99,7 +99,7 @@ def _ordered(history: History, findings: Findings) -> None:
 
 
 def _stored(history: History, findings: Findings) -> None:
-    """See that each key is what its writes made of it, and that there is no other."""
+    """Check that each key is the result of its writes, and that there are no other keys."""
     expected = made_by(history.writes)
     for key_id, row in expected.items():
         found = history.rows.get(key_id)
@@ -113,7 +113,7 @@ def _stored(history: History, findings: Findings) -> None:
 
 
 def _requested(history: History, findings: Findings) -> None:
-    """See that each request id made the one key that it was answered with."""
+    """Check that each request id created exactly the key that its response named."""
     answered: dict[str, str] = {}
     for write in history.writes:
         if write.request_id:
@@ -128,14 +128,14 @@ def _requested(history: History, findings: Findings) -> None:
 
 
 def _proven(history: History, findings: Findings) -> None:
-    """See that each secret is judged by what was acknowledged."""
+    """Check that the verdict on each secret follows from what was acknowledged."""
     for key_id, expected in history.expected.items():
         if (verdict := history.verdicts.get(key_id)) != expected:
             findings.differ(f"the secret of key {key_id} is {verdict}, not {expected}")
 
 
 def made_by(writes: Iterable[Write]) -> dict[str, Row]:
-    """Return the rows that writes make of nothing."""
+    """Return the rows that the writes produce, starting from none."""
     rows: dict[str, Row] = {}
     for write in writes:
         before = rows.get(write.key_id, Row(""))

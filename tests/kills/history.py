@@ -1,6 +1,6 @@
-"""What happened in a run of writes: what was acknowledged to those who wrote, and what the database says in the end.
+"""The history of a run of writes: what was acknowledged to the writers, and what the database holds in the end.
 
-No secret is in it: what became of one is told by its key's id.
+It contains no secrets. Verdicts on secrets are by key id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Write(NamedTuple):
-    """An acknowledged write, by the name of the event that it must have left, and that event's ``revision``.
+    """An acknowledged write, with the name and the ``revision`` of the event that it must have left.
 
-    ``value`` is the name that the key was given (CREATED, UPDATED) or its successor's id (ROTATED). A key's writes are
-    in the order in which they were acknowledged: each has one writer, who begins none before the last was answered.
+    ``value`` is the key's new name (CREATED, UPDATED) or its successor's id (ROTATED). A key's writes are in the order
+    of their acknowledgement: each key has one writer, which begins no write before the last response.
     """
 
     type: str
@@ -23,7 +23,7 @@ class Write(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An event of the log, by the name of its type; ``value`` as in ``Write``."""
+    """An event of the log, with the name of its type. ``value`` is as in ``Write``."""
 
     revision: int
     type: str
@@ -43,17 +43,17 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """All of it, taken when nothing was left to be done."""
+    """The whole history, read when no work was left."""
 
     writes: Sequence[Write] = ()
     scheduled: frozenset[str] = frozenset()
-    """Keys whose rotation has fallen due, which the scheduler has to announce once."""
+    """Keys whose rotation is due, which the scheduler must announce once."""
     events: Sequence[Event] = ()
-    """Those of the writers' keys, in the order of the log."""
+    """The events of the writers' keys, in the order of the log."""
     rows: Mapping[str, Row] = field(default_factory=dict)
     requests: Mapping[str, str] = field(default_factory=dict)
-    """The key that the database names for each request id."""
+    """The key that the database has for each request id."""
     expected: Mapping[str, str] = field(default_factory=dict)
-    """What each secret that was shown must be, by its key's id, by what was acknowledged of it."""
+    """By key id, the verdict that each secret must get, according to the acknowledged writes."""
     verdicts: Mapping[str, str] = field(default_factory=dict)
-    """What the servers say of it."""
+    """By key id, the verdict of the servers."""

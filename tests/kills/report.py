@@ -34,7 +34,7 @@ def plain(done: Run) -> dict[str, Any]:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Return the table of what was done and seen, a line for each database."""
+    """Return the table of the results, with one line per database."""
     shown = Table(
         "",
         "killed: server",
@@ -65,7 +65,7 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print the table, and what the audits said."""
+    """Print the table, and the results of the audits."""
     console.print(table(runs))
     for done in runs:
         console.print(f"{done.dialect}: audit {done.audit}; seed {done.seed}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""A run of writes on one database, by servers that are killed."""
+"""A run of writes on one database, with servers that are killed."""
 
 import math
 import random
@@ -25,22 +25,22 @@ from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.store.database import Store, open_store
 
 LONGEST_AUDIT = 600.0
-"""Seconds after which the audit at the end is given up: two hours of kills are not thrown away for a busy machine."""
+"""Seconds after which the final audit is given up. Long, so that a busy machine does not waste two hours of kills."""
 
 WRITERS = 12
 SETTLING = 60.0
-"""Seconds after which, with nothing killed any more, nothing may be left to announce."""
+"""Seconds after the last kill within which everything due must be announced."""
 
 _OPTIONS = ("--min-rotation-interval", "1s", "--scheduler-lease", "1s", "--threads", "8")
 _BATCH = 500
 
 Progress = Callable[[str, int, int], None]
-"""Is told, after each kill, the database, and how many kills and writes there were."""
+"""Called after each kill with the database and the numbers of kills and writes."""
 
 
 @dataclass(frozen=True)
 class Life:
-    """One start of a server, and what is killed of it, at last itself."""
+    """One start of a server, and the processes of it to kill, the server itself last."""
 
     workers: int
     kills: tuple[str, ...]
@@ -52,9 +52,9 @@ class Life:
 
 
 def lives(kills: int, chance: random.Random) -> list[Life]:
-    """Return lives in which each kind of process is killed so many times, by turns of one process and two workers.
+    """Return lives in which each kind of process is killed ``kills`` times, alternating one process and two workers.
 
-    Each worker is killed once or twice a life, since one that keeps dying young is given ever longer pauses.
+    Workers are killed once or twice a life, since one that keeps dying young is restarted after ever longer pauses.
     """
     made = []
     for number in range(kills):
@@ -68,26 +68,26 @@ def lives(kills: int, chance: random.Random) -> list[Life]:
 
 @dataclass
 class Run:
-    """What was done on a database, and what is wrong with it."""
+    """A run on a database, and its problems."""
 
     dialect: str
     version: str
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
-    """What the writers counted, see ``Writer.counts``."""
+    """The sum of the writers' counts; see ``Writer.counts``."""
     seconds: float = 0.0
     history: History = field(default_factory=History)
     findings: Findings = field(default_factory=Findings)
     audit: str = ""
-    """What ``audit verify`` said."""
+    """The output of ``audit verify``."""
     interrupted: bool = False
-    """Somebody ended it early. What was done until then is looked at all the same."""
+    """Whether the user interrupted the run. What was done until then is still checked."""
     problems: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> int:
-        """Return how much is wrong."""
+        """Return the number of violations and problems."""
         return self.findings.violations + len(self.problems)
 
 
@@ -101,10 +101,10 @@ def run(
     progress: Progress | None = None,
     before_checking: Callable[[Service], None] = lambda _: None,
 ) -> Run:
-    """Found an installation in a folder, on an empty database unless the URL is empty, and do all of it.
+    """Create an installation in a folder, do a whole run on it, and check it.
 
-    Of each kind of process ``kills`` are killed, while at least so many ``writes`` are made. ``before_checking`` is
-    called when all is done, and nothing looked at.
+    ``database_url`` names an empty database, or is empty for SQLite in the folder. ``kills`` processes of each kind are
+    killed, while at least ``writes`` writes are made. ``before_checking`` is called after the writes, before any check.
     """
     began = time.monotonic()
     service = Service(folder / f"writes-{dialect}", database_url, _OPTIONS).init()
@@ -129,7 +129,7 @@ def run(
             except (AssertionError, NobodyActs) as failure:
                 done.problems.append(f"it did not go on: {failure!r}")
                 _start_again(service)
-            except KeyboardInterrupt:  # an hour's kills are not thrown away
+            except KeyboardInterrupt:  # keep the results of an hour
                 done.interrupted = True
                 _start_again(service)
             finally:
@@ -171,7 +171,7 @@ def _kill(
         return sum(len(writer.writes) for writer in writers)
 
     def write(count: int) -> None:
-        """Wait until so many writes more were acknowledged; or until somebody gave up."""
+        """Wait until ``count`` more writes are acknowledged, or a writer gives up."""
         enough = written() + count
         eventually(lambda: written() >= enough or any(writer.problems for writer in writers), LONGEST_RESTART + count)
 
@@ -190,13 +190,13 @@ def _kill(
 
 
 def _start_again(service: Service) -> None:
-    """Start a server anew from whatever state it is in: those who write wait for an answer."""
+    """Restart a server from whatever state it is in, because the writers wait for responses."""
     service.close()
     service.start()
 
 
 def _settle(store: Store, writers: list[Writer], done: Run) -> None:
-    """Wait until everything that is due was announced."""
+    """Wait until every due rotation is announced."""
     scheduled = sum(len(writer.scheduled) for writer in writers)
     kind = int(EventType.ROTATION_DUE)
     try:
@@ -241,7 +241,7 @@ def _event(event: log.Event) -> Event:
 
 
 def _verdicts(client: Client, shown: dict[str, str]) -> dict[str, str]:
-    """Verify every secret that was shown, by what is true now."""
+    """Verify every secret that was shown, fully consistently."""
     fresh = pb.Consistency(fully_consistent=True)
     verdicts, items = {}, list(shown.items())
     for begin in range(0, len(items), _BATCH):

@@ -1,4 +1,4 @@
-"""The checker of writes: it finds what was lost or doubled, and nothing else."""
+"""The checker of writes finds what was lost or doubled, and nothing else."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,25 +40,25 @@ GOOD = History(
     expected={"a": "SUPERSEDED", "b": "REVOKED", "due": "VALID"},
     verdicts={"a": "SUPERSEDED", "b": "REVOKED", "due": "VALID"},
 )
-"""A key that was changed in every way, its successor, and one whose rotation was announced."""
+"""A history of a key that was changed in every way, its successor, and a key whose rotation was announced."""
 
 Doctor = Callable[[History], History]
 
 
 def more(part: str, *items: Any) -> Doctor:
-    """Return what adds items to a part of a history."""
+    """Return a function that adds items to a part of a history."""
     return lambda history: replace(history, **{part: [*getattr(history, part), *items]})
 
 
 def less(part: str, number: int) -> Doctor:
-    """Return what takes the item with a number from a part of a history."""
+    """Return a function that removes an item, by its index, from a part of a history."""
     return lambda history: replace(
         history, **{part: [item for at, item in enumerate(getattr(history, part)) if at != number]}
     )
 
 
 def changed(part: str, number: int, **fields: Any) -> Doctor:
-    """Return what changes the item with a number."""
+    """Return a function that changes fields of an item, by its index, in a part of a history."""
     return lambda history: replace(
         history,
         **{part: [item._replace(**fields) if at == number else item for at, item in enumerate(getattr(history, part))]},
@@ -66,7 +66,7 @@ def changed(part: str, number: int, **fields: Any) -> Doctor:
 
 
 def said(part: str, **values: Any) -> Doctor:
-    """Return what sets values of a part that is a mapping; None takes one away."""
+    """Return a function that sets values of a part that is a mapping; None removes one."""
     return lambda history: replace(
         history,
         **{part: {name: value for name, value in {**getattr(history, part), **values}.items() if value is not None}},
@@ -131,13 +131,13 @@ BROKEN: dict[str, tuple[Doctor, tuple[int, int, int], str]] = {
 
 
 def test_good() -> None:
-    """Nothing is found where everything was kept."""
+    """A history without loss or duplication has no findings."""
     assert check(GOOD) == Findings()
 
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken(what: str) -> None:
-    """Each way of losing or doubling something is found, counted as what it is, and named."""
+    """Each kind of loss or duplication is found, counted as its kind, and named."""
     doctor, counts, text = BROKEN[what]
     findings = check(doctor(GOOD))
     assert (findings.lost, findings.doubled, findings.differing) == counts, findings.examples
@@ -145,7 +145,7 @@ def test_broken(what: str) -> None:
 
 
 def test_many() -> None:
-    """All violations are counted, and the first are told."""
+    """All violations are counted, and the first ones are reported."""
     findings = check(replace(GOOD, events=[*GOOD.events, *(Event(number, "UPDATED", "a") for number in range(10, 60))]))
     assert findings.doubled == findings.violations == 50
     assert len(findings.examples) == SHOWN

@@ -1,4 +1,4 @@
-"""The processes of a server, found and killed as a power cut or the kernel would: SIGKILL, without a word."""
+"""The processes of a server, found and killed by SIGKILL without warning, as by a power cut or the kernel."""
 
 import contextlib
 import random
@@ -11,21 +11,21 @@ from tests.e2e.service import Service, eventually
 from tests.rotations.crew import Crew
 
 LONGEST_RESTART = 60.0
-"""Seconds after which a killed process must have been replaced. A worker that keeps dying young is given a pause."""
+"""Seconds within which a killed process must be replaced. A worker that keeps dying young is restarted with a delay."""
 
 KINDS = ("server", "worker", "scheduler")
 
 _LONGEST_REST = 0.3
-"""Seconds at the most from the moment at which something can be killed to the one at which it is."""
+"""Most seconds from when a process can be killed until it is."""
 _AIMED = 0.5
-"""How many of all kills come just after a call has begun, and at most ``_LONGEST_CALL`` seconds later."""
+"""The share of kills that come just after a call has begun, at most ``_LONGEST_CALL`` seconds later."""
 _LONGEST_CALL = 0.02
 
 
 class Victims:
-    """What can be killed of a server, which may be started anew in between.
+    """The processes of a server that can be killed. The server may be restarted in between.
 
-    ``calling`` is set at the beginning of each call; whoever waits for one clears it.
+    ``calling`` is set at the beginning of each call, and cleared here to wait for the next one.
     """
 
     def __init__(self, service: Service, crew: Crew, chance: random.Random, calling: threading.Event) -> None:
@@ -37,9 +37,9 @@ class Victims:
         self._remains: list[psutil.Process] = []
 
     def strike(self, kind: str, workers: int) -> None:
-        """Kill a process of a kind as soon as it does its work, or a little later. There are so many ``workers``.
+        """Kill a process of a kind as soon as it does its work, or a little later. The server has ``workers`` workers.
 
-        Raises ``NobodyActs`` where no scheduler does, and ``AssertionError`` where a worker is not replaced.
+        Raises ``NobodyActs`` if no scheduler acts, and ``AssertionError`` if a worker is not replaced.
         """
         while True:
             pid = self._ready(kind, workers)
@@ -63,7 +63,7 @@ class Victims:
         return self._service.process.pid
 
     def _kill(self, kind: str, pid: int) -> bool:
-        """Kill a process; of a server, either the first process alone or all at once. False: it had ended already."""
+        """Kill a process; of a server, either only the first process or all at once. Return False if it had ended."""
         try:
             process = psutil.Process(pid)
             below = process.children(recursive=True) if kind == "server" else []
@@ -82,7 +82,7 @@ class Victims:
         return True
 
     def outlived(self, patience: float) -> int:
-        """Return how many processes are there still, so many seconds after what they belonged to was killed."""
+        """Return how many processes still run ``patience`` seconds after their server was killed."""
         psutil.wait_procs(self._remains, patience)
         return sum(map(_lives, self._remains))
 

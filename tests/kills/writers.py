@@ -1,4 +1,4 @@
-"""Those who write while servers are killed: each repeats what was not answered, until it is, and notes the answer."""
+"""Writers that run while servers are killed. Each retries a call until it gets a response, and records that."""
 
 import random
 import threading
@@ -19,16 +19,16 @@ from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
 PROJECT = "kills-"
-"""How the projects of writers begin."""
+"""The prefix of the writers' projects."""
 
 SCOPES = tuple(f"tumbler:keys:{what}" for what in ("create", "read", "update", "revoke", "rotate", "verify"))
 
 LONGEST_OUTAGE = 60.0
-"""Seconds after which a call that nobody answers is given up, and the run with it."""
+"""Seconds after which a call without a response is given up, and the run with it."""
 
 _MIX = {"create": 25, "update": 30, "switch": 15, "rotate": 15, "revoke": 10, "verify": 15}
 _LIVING = 30
-"""Above so many keys that can be changed, a writer revokes one instead of making another."""
+"""With more changeable keys than this, a writer revokes one instead of creating another."""
 _REST = 0.05
 """Seconds between two writes of a writer, on average."""
 _TIMEOUT = 10.0
@@ -37,14 +37,14 @@ _UNANSWERED = frozenset(
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,  # what gRPC says of a stream that broke off
+        grpc.StatusCode.UNKNOWN,  # gRPC's status for a stream that broke off
     }
 )
 
 
 @dataclass
 class Held:
-    """A key of a writer's, as it was acknowledged. ``text`` is empty where the answer that showed it was lost."""
+    """A writer's key, as it was acknowledged. ``text`` is empty if the response that showed it was lost."""
 
     id: str
     text: str = field(repr=False)
@@ -55,7 +55,7 @@ class Held:
 
     @property
     def verdict(self) -> str:
-        """Return what a verification must say."""
+        """Return the verdict that a verification must give."""
         if self.revoked:
             return "REVOKED"
         if self.superseded:
@@ -64,10 +64,10 @@ class Held:
 
 
 class Writer:
-    """One writer: its own project, its own key, and its own keys, which nobody else changes.
+    """A writer, with its own project and credential, and keys that no other writer changes.
 
-    ``target`` gives the address to call, ``revision`` reads a consistency token; ``calling`` is set at the beginning of
-    each call.
+    ``target`` returns the address to call. ``revision`` decodes a consistency token. ``calling`` is set at the
+    beginning of each call.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Writer:
         self.scheduled: set[str] = set()
         self.held: list[Held] = []
         self.counts: Counter[str] = Counter()
-        """Calls that were ``interrupted`` and made again, those of them that ``had been made``; keys ``verified``."""
+        """Calls that were ``interrupted`` and retried, those of them that ``had been made``, and keys ``verified``."""
         self.problems: list[str] = []
         self._project = f"{PROJECT}{number}"
         self._target = target
@@ -99,7 +99,7 @@ class Writer:
         self._client = Client(target(), self._key)
 
     def run(self, over: threading.Event) -> None:
-        """Write until it is over. What was begun is brought to its end."""
+        """Write until ``over`` is set. A write in progress is completed."""
         try:
             while not over.wait(self._chance.uniform(0, 2 * _REST)):
                 (what,) = self._chance.choices(list(_MIX), list(_MIX.values()))
@@ -114,7 +114,7 @@ class Writer:
             self._client.close()
 
     def _create(self) -> None:
-        """Make a key; one in ten has a schedule, and is left to the scheduler."""
+        """Create a key. One in ten has a schedule, and is left to the scheduler."""
         name, request_id, scheduled = self._name(), str(uuid.uuid4()), self._chance.random() < 0.1
         rotation = api_key_pb2.Rotation(interval=seconds(1)) if scheduled else None
         request = pb.CreateRequest(
@@ -131,7 +131,7 @@ class Writer:
             self._living.append(held)
 
     def _update(self) -> None:
-        """Give a key another name; half the time only if nobody has changed it since."""
+        """Rename a key, half of the time with its etag."""
         held, name = self._any(), self._name()
         etag = held.etag if self._chance.random() < 0.5 else ""
         request = pb.UpdateRequest(
@@ -143,7 +143,7 @@ class Writer:
         except Refused as refused:
             if refused.code is not grpc.StatusCode.ABORTED or self.counts["interrupted"] == before:
                 raise
-            # It was made, and its answer lost: then the key says so.
+            # If the update was made and its response lost, the key has the new name.
             key = self._settle("Get", pb.GetRequest(key_id=held.id)).api_key
             if key.name != name:
                 raise
@@ -179,7 +179,7 @@ class Writer:
         self._note("REVOKED", held.id, answer.consistency_token)
 
     def _verify(self) -> None:
-        """Verify one of all keys there ever were: a killed server must not have taken back what it acknowledged."""
+        """Verify any key that was ever created: a killed server must not have lost what it acknowledged."""
         held = self._chance.choice(self.held)
         if held.text:
             fresh = pb.Consistency(at_least_as_fresh=self._token)
@@ -201,7 +201,7 @@ class Writer:
         self.writes.append(Write(kind, key_id, self._revision(token), value, request_id))
 
     def _settle(self, method: str, request: Message) -> Any:
-        """Make a call until it is answered. Raises what it is refused with; after an outage that is too long, too."""
+        """Retry a call until it is answered. Raises ``Refused`` for other errors, and after too long an outage."""
         began, interrupted = time.monotonic(), False
         while True:
             self._calling.set()
@@ -213,7 +213,7 @@ class Writer:
                     raise
                 self.counts["interrupted"] += not (busy or interrupted)
                 interrupted = interrupted or not busy
-            # A connection of its own: one that failed waits longer and longer before it tries again.
+            # Use a new channel: a failed one waits longer and longer before it reconnects.
             self._client.close()
             time.sleep(self._chance.uniform(0.02, 0.1))
             self._client = Client(self._target(), self._key)

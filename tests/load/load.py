@@ -1,11 +1,11 @@
-"""Many callers, a mixed load, and a reckoning: nothing may fail, and nothing that was acknowledged may be lost.
+"""Many callers, a mixed load, and a final check: nothing may fail, and nothing that was acknowledged may be lost.
 
     python -m tests.load.load --seconds 30 --callers 32
 
-For SQLite and for PostgreSQL in turn (or for one empty database, ``--database URL``), this founds an installation and
-starts a real server. The callers create, verify, rotate, switch, revoke, list and update keys for the given time. Then
-every key is compared with what its caller was told, and the log with its hash chain. Ends with 1 if anything is wrong.
-Keys are hashed at bcrypt's lowest cost: it is the server and its database that are loaded, not bcrypt.
+For SQLite and for PostgreSQL in turn (or for one empty database, ``--database URL``), this creates an installation and
+starts a real server. The callers create, verify, rotate, activate, revoke, list and update keys for the given time.
+Then every key is compared with what was acknowledged to its caller, and the log with its hash chain. The exit code is 1
+if anything is wrong. Keys are hashed at bcrypt's lowest cost, so that the load is on the server and its database.
 """
 
 import argparse
@@ -34,17 +34,17 @@ from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
 MIX = {"verify": 60, "create": 8, "get": 6, "update": 6, "set_active": 8, "list": 4, "rotate": 5, "revoke": 3}
-"""How often each is done, out of a hundred."""
+"""The weights of the actions, in percent."""
 
 KEPT = 50
-"""Above so many living keys, a caller revokes instead of creating, so that lists and ledgers stay small."""
+"""With this many living keys, a caller revokes instead of creating, so that lists and ledgers stay small."""
 
 SECONDS_PER_LINE = 5
 
 
 @dataclass
 class Entry:
-    """What a caller was told of a key."""
+    """The acknowledged state of a key."""
 
     text: str
     name: str
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """Return what a verification must say."""
+        """Return the verdict that a verification must give."""
         if self.revoked:
             return "REVOKED"
         if self.replaced_by and not self.grace:
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """Return what the record must say."""
+        """Return the state that the record must have."""
         if self.revoked:
             return "REVOKED"
         if self.replaced_by:
@@ -75,14 +75,14 @@ class Entry:
 
 @dataclass
 class Tally:
-    """What was done, and how long each call took."""
+    """The calls that were made, their durations, and problems."""
 
     took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     refused: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
-        """Add another's."""
+        """Add another tally to this one."""
         for what, took in other.took.items():
             self.took[what] += took
         self.refused += other.refused
@@ -90,12 +90,12 @@ class Tally:
 
     @property
     def calls(self) -> int:
-        """Return how many calls were made."""
+        """Return the number of calls."""
         return sum(len(took) for took in self.took.values())
 
 
 class Caller:
-    """One caller: its connection, its own keys, and its ledger of what was acknowledged."""
+    """A caller, with its own connection, its own keys, and a ledger of what was acknowledged."""
 
     def __init__(self, number: int, client: Client, contested: "Contested") -> None:
         self.tally = Tally()
@@ -107,7 +107,7 @@ class Caller:
         self._made = 0
 
     def run(self, until: float) -> None:
-        """Make calls until the time has come; each kind once, however short it is."""
+        """Make calls until an instant, and each kind at least once."""
         for name in ("create", *MIX):
             self._do(name)
         while time.monotonic() < until:
@@ -116,7 +116,7 @@ class Caller:
                 self._contested.rotate(self)
 
     def timed(self, what: str, method: str, request: Any) -> Any:
-        """Make a call, and note how long it took."""
+        """Make a call, and record its duration."""
         began = time.perf_counter()
         try:
             return self._client.call(method, request)
@@ -124,7 +124,7 @@ class Caller:
             self.tally.took[what].append(time.perf_counter() - began)
 
     def expect_refusal(self, what: str, method: str, request: Any, reason: str) -> None:
-        """Make a call that must be refused because of what was done before."""
+        """Make a call that must be refused because of earlier changes."""
         try:
             self.timed(what, method, request)
         except Refused as refused:
@@ -135,7 +135,7 @@ class Caller:
             self._problem(f"{what} should have been refused: {reason}")
 
     def create(self) -> None:
-        """Make a key; or end one, where there are many."""
+        """Create a key, or revoke one if there are many."""
         if len(self._living()) >= KEPT:
             self.revoke()
             return
@@ -169,7 +169,7 @@ class Caller:
         self._compare(entry, answer.api_key)
 
     def set_active(self) -> None:
-        """Switch a key; a revoked one must refuse."""
+        """Activate or deactivate a key. For a revoked key this must be refused."""
         key_id, entry = self._any(self._ledger)
         request = pb.SetActiveRequest(key_id=key_id, active=not entry.active)
         if entry.revoked:
@@ -186,7 +186,7 @@ class Caller:
             self._problem(f"a list counts {answer.total_size} keys, and {len(self._ledger)} were made")
 
     def rotate(self) -> None:
-        """Rotate a key, with a grace or without; one that was rotated before, or revoked, must refuse."""
+        """Rotate a key, with or without a grace period. For a rotated or revoked key this must be refused."""
         key_id, entry = self._any(self._ledger)
         grace = self._random.random() < 0.5
         request = pb.RotateRequest(key_id=key_id, grace_period={"seconds": 3_600 if grace else 0})
@@ -199,7 +199,7 @@ class Caller:
         self._ledger[answer.api_key.id] = Entry(answer.key, entry.name, entry.scopes, entry.active)
 
     def revoke(self) -> None:
-        """Revoke a key, unless it is the last one that lives."""
+        """Revoke a key, unless it is the last living one."""
         living = self._living()
         if len(living) > 1:
             key_id, entry = self._any(living)
@@ -238,7 +238,7 @@ class Caller:
 
 
 class Contested:
-    """A key that all callers rotate: of those who try the same one, exactly one may succeed."""
+    """A key that all callers rotate. Of those that try the same one, exactly one may succeed."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -247,7 +247,7 @@ class Contested:
         self._successors: dict[str, list[str]] = defaultdict(list)
 
     def rotate(self, caller: Caller) -> None:
-        """Rotate the newest, as one of many."""
+        """Rotate the newest key, in competition with the other callers."""
         key_id = self.newest
         try:
             answer = caller.timed("rotate", "Rotate", pb.RotateRequest(key_id=key_id))
@@ -260,7 +260,7 @@ class Contested:
             self.newest = answer.api_key.id
 
     def reckon(self) -> list[str]:
-        """Follow the chain from the first key on, and say what is wrong with it."""
+        """Follow the chain from the first key on, and return its problems."""
         several = {key_id: ids for key_id, ids in self._successors.items() if len(ids) > 1}
         problems = [f"key {key_id} has {len(ids)} successors" for key_id, ids in several.items()]
         length, key = 0, self._client.get(self._first)
@@ -272,11 +272,11 @@ class Contested:
 
 
 Progress = Callable[[float, int, int], None]
-"""What is told once a second: the seconds that have passed, and how many calls and problems there were."""
+"""Called once a second with the elapsed seconds and the numbers of calls and problems."""
 
 
 def run(service: Service, seconds: float, callers: int, progress: Progress | None = None) -> Tally:
-    """Put a running server under load, reckon up, and return what was done and what is wrong."""
+    """Put a running server under load, compare it with the callers' ledgers, and return the calls and problems."""
     clients = [service.connect() for _ in range(callers)]
     contested = Contested(service)
     all_callers = [Caller(number, client, contested) for number, client in enumerate(clients)]
@@ -302,7 +302,7 @@ def run(service: Service, seconds: float, callers: int, progress: Progress | Non
 
 
 def report(tally: Tally, seconds: float, title: str) -> Table:
-    """Return the table of what was done."""
+    """Return the table of the calls."""
     table = Table("call", "number", "a second", "p50 ms", "p99 ms", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -315,7 +315,7 @@ def report(tally: Tally, seconds: float, title: str) -> Table:
 
 @contextmanager
 def databases(url: str) -> Iterator[dict[str, str]]:
-    """Give the databases to run on, by what they are called: the one that was named, or one of each kind."""
+    """Yield the databases to run on, by name: the given one, or one of each kind."""
     if url:
         yield {url.partition(":")[0]: url}
         return

@@ -1,9 +1,9 @@
-"""Break the code in ways that matter, one at a time, and see that a test notices each.
+"""Break the code in ways that matter, one at a time, and check that a test notices each.
 
     python tests/mutants/run.py [NAME …]
 
-Each mutant is one replaced piece of code in a copy of the code, which the tests then import in its place. Exit code 1
-where a mutant survives, or no longer fits the code.
+Each mutant replaces one piece of code in a copy of the packages, and the tests then import that copy. The exit code is
+1 if a mutant survives, or no longer applies to the code.
 """
 
 import os
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# One database is enough: the suite itself holds both to the same rules.
+# One database is enough: the suite itself tests the same rules on both.
 _OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-k", "not postgresql and not cockroachdb")
 _TIMEOUT = 300
 
@@ -28,7 +28,7 @@ PACKAGES = (ROOT / "server" / "tumbler_server", ROOT / "clients" / "python" / "s
 class Mutant:
     """One breakage: in ``file``, ``old`` becomes ``new``, and one of ``tests`` must fail.
 
-    ``file`` is one of the server's package, or of the client's where it says so (``tumbler/…``).
+    ``file`` is in the server's package, or in the client's if it starts with ``tumbler/``.
     """
 
     name: str
@@ -1597,14 +1597,14 @@ def _run(command: list[str], folder: str) -> "subprocess.CompletedProcess[str]":
 
 
 def place(mutant: Mutant) -> tuple[Path, str]:
-    """Return the package that a mutant is made of, and its file's place in it."""
+    """Return the package of a mutant, and the path of its file in the package."""
     if mutant.file.startswith("tumbler/"):
         return PACKAGES[1], mutant.file.removeprefix("tumbler/")
     return PACKAGES[0], mutant.file
 
 
 def survives(mutant: Mutant) -> str | None:
-    """Return why the mutant was not noticed, or None where it was."""
+    """Return why the mutant was not noticed, or None if it was."""
     package, file = place(mutant)
     source = (package / file).read_text()
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
@@ -1622,7 +1622,7 @@ def survives(mutant: Mutant) -> str | None:
 
 
 def main() -> int:
-    """Try all mutants, or those whose names are given."""
+    """Try all mutants, or those that are named on the command line."""
     chosen = [mutant for mutant in MUTANTS if mutant.name in sys.argv[1:]] if sys.argv[1:] else list(MUTANTS)
     survivors = 0
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""A batch answers as Verify does, key by key, whatever is asked and whatever the cache knows."""
+"""A batch gives the same answers as Verify for each key, whatever the questions and the contents of the cache."""
 
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ demands = st.builds(
 
 
 class Pair:
-    """Two servers on one database: one is asked for batches, the other key by key."""
+    """Two servers on one database: one verifies batches, the other single keys."""
 
     def __init__(self, folder: str) -> None:
         url = f"sqlite:////{str(Path(folder)).lstrip('/')}/test.db"
@@ -58,7 +58,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    """Give keys in every state, and two servers that know them."""
+    """Yield keys in every state, on two servers."""
     with tempfile.TemporaryDirectory() as folder:
         pair = Pair(folder)
         yield pair
@@ -72,7 +72,7 @@ def pair() -> Iterator[Pair]:
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_a_batch_is_as_good_as_its_keys_one_by_one(pair: Pair, data: st.DataObject) -> None:
-    """For any keys, demands and contents of the cache, the verdicts are equal in every field, in the same order."""
+    """For any keys, demands and contents of the cache, a batch has equal verdicts in every field, in the same order."""
     known = data.draw(st.lists(st.sampled_from(pair.texts), max_size=5), label="known before")
     swept = data.draw(st.lists(st.sampled_from(pair.texts[:10]), max_size=3), label="forgotten since")
     asked = data.draw(

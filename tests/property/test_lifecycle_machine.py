@@ -1,4 +1,4 @@
-"""Keys' lives in any order of events, on two servers of one database, against a model that is far simpler."""
+"""Keys' lives in any order of events, on two servers of one database, compared with a much simpler model."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ SCOPES = ("orders:read", "orders:*", "users:read", "*", "tumbler:keys:read")
 REQUIRED = ((), ("orders:read",), ("users:read", "orders:read"), ("tumbler:keys:read",))
 
 NOBODYS = ("tumbler:keys:update",)
-"""What no key grants."""
+"""Scopes that no key grants."""
 
 spans = st.sampled_from([1, MINUTE, HOUR, 2 * HOUR])
 lives = st.none() | spans
@@ -35,12 +35,12 @@ scopes = st.sets(st.sampled_from(SCOPES), max_size=2)
 servers = st.integers(0, 1)
 choices = st.integers(0, 3)
 endings = st.sampled_from([(2 * HOUR, True), (HOUR, True), (HOUR, False), (0, False)])
-"""How long a replaced key works, and whether it waits for its successor's use."""
+"""The grace period of a replaced key, and whether it ends at its successor's first use."""
 
 
 @dataclass(eq=False)
 class ModelKey:
-    """A key as the contract speaks of it. Times are None where something never happens."""
+    """A key in the terms of the contract. A time is None if the event never happens."""
 
     id: str
     text: str
@@ -52,14 +52,14 @@ class ModelKey:
     replaced: bool = False
     grace_ends: int | None = None
     waits: bool = False
-    """Whether it ends when its successor is used."""
+    """Whether it ends at its successor's first use."""
     replaces: "ModelKey | None" = None
     unused: bool = False
-    """Whether its first use is to end what it replaces, and has not been written."""
+    """Whether its first use will end the key that it replaces, and is not written yet."""
     events: list[str] = field(default_factory=lambda: ["CREATED"])
 
     def grants(self, required: str) -> bool:
-        """Say whether a scope is granted, for the few scopes that there are here."""
+        """Return whether a scope is granted, for the few scopes used here."""
         if required.startswith("tumbler:"):
             return required in self.scopes
         return (
@@ -79,7 +79,7 @@ class ModelKey:
         return "VALID" if all(self.grants(scope) for scope in required) else "INSUFFICIENT_SCOPE"
 
     def state(self, now: int) -> str:
-        """Return the state by the contract's words."""
+        """Return the state by the contract's definitions."""
         if self.revoked:
             return "REVOKED"
         if self.replaced:
@@ -89,7 +89,7 @@ class ModelKey:
         return "EXPIRED" if self.expires is not None and now >= self.expires else "ACTIVE"
 
     def use(self, now: int) -> None:
-        """End by a first use what it ends: all that was replaced in a row before it was used."""
+        """Apply a first use: it ends the predecessors, back through those that were replaced before their own use."""
         if not self.unused:
             return
         self.events.append("FIRST_USED")
@@ -104,7 +104,7 @@ class ModelKey:
         self.unused = False
 
     def refusal(self, now: int) -> type[TumblerError] | None:
-        """Return why the key cannot be rotated."""
+        """Return the error of a rotation of the key, or None if it can be rotated."""
         if self.revoked:
             return KeyIsRevoked
         if self.replaced:
@@ -113,7 +113,7 @@ class ModelKey:
 
 
 class Lines(RuleBasedStateMachine):
-    """Two servers, each of which makes keys, replaces them and answers for them."""
+    """Two servers, each of which creates, replaces and verifies keys."""
 
     keys = Bundle("keys")
 
@@ -129,7 +129,7 @@ class Lines(RuleBasedStateMachine):
         self.servers = [first, self._begun() if self.processes > 1 else first]
         noted: dict[ModelKey, None] = {}
         self.noted = [noted, {} if self.processes > 1 else noted]
-        """What each server knows to have been used first, and has not written."""
+        """The first uses that each server has noted, and not written yet."""
         self.model: list[ModelKey] = []
 
     def place(self, folder: Path) -> str:
@@ -137,15 +137,15 @@ class Lines(RuleBasedStateMachine):
         return f"sqlite:////{str(folder).lstrip('/')}/test.db"
 
     def founded(self, url: str) -> Store:
-        """Open a database, with its tables made and empty."""
+        """Open a database with its tables, all empty."""
         return new_store(url)
 
     def settle(self) -> None:
-        """Have each server hear what the other has done: on SQLite they need not."""
+        """Make each server see the other's changes. On SQLite this needs no action."""
 
     @initialize(target=keys)
     def first(self) -> ModelKey:
-        """Begin with one key that may do something and never ends."""
+        """Begin with one key that has a scope and never expires."""
         return self.create(0, {"orders:*"}, None)
 
     @rule(target=keys, server=servers, granted=scopes, ttl=lives)
@@ -157,14 +157,14 @@ class Lines(RuleBasedStateMachine):
     @precondition(lambda self: self._standing())
     @rule(target=keys, choice=choices, server=servers, ends=endings)
     def replace(self, choice: int, server: int, ends: tuple[int, bool]) -> ModelKey | object:
-        """Rotate one of the keys that can be rotated, the newest ones first."""
+        """Rotate one of the newest keys that can be rotated."""
         standing = self._standing()
         return self._rotate(server, standing[-1 - choice % len(standing)], *ends, ttl=None)
 
     @precondition(lambda self: self._unused())
     @rule(choice=choices, server=servers, at_once=st.booleans())
     def use(self, choice: int, server: int, at_once: bool) -> None:
-        """Use a key whose first use ends others: the server notes it, and writes it at once or later, or never."""
+        """Use a key whose first use ends others. The server notes it, and writes it at once, later or never."""
         unused = self._unused()
         key = unused[-1 - choice % len(unused)]
         self.settle()
@@ -178,7 +178,7 @@ class Lines(RuleBasedStateMachine):
     @precondition(lambda self: any(self.noted))
     @rule(server=servers)
     def write(self, server: int) -> None:
-        """Have a server write what it has noted, whatever another has written of it."""
+        """Make a server write the first uses that it has noted, even if the other has written some of them."""
         assert self.servers[server].first_uses.flush()
         for key in self.noted[server]:
             key.use(self.clock.now)
@@ -187,19 +187,19 @@ class Lines(RuleBasedStateMachine):
     @precondition(lambda self: any(self.noted))
     @rule(server=servers)
     def die(self, server: int) -> None:
-        """Have a server die, and begin again: what it has noted is lost until the next use."""
+        """Kill a server and restart it. The first uses that it has noted are lost until the next use."""
         self._begin_again(server)
 
     @rule(span=spans)
     def wait(self, span: int) -> None:
-        """Let time go on."""
+        """Let time pass."""
         self.clock.advance(span)
 
     @invariant()
     def every_verdict_is_the_models(self) -> None:
-        """On both servers, every key's verdict is the model's, whatever is asked of it.
+        """On both servers, every key's verdict is the model's, whatever scopes are required.
 
-        An unused key is asked for what it does not grant, so that it stays unused.
+        An unused key is verified for scopes that it does not grant, so that it stays unused.
         """
         self.settle()
         for server in self.servers:
@@ -218,13 +218,13 @@ class Lines(RuleBasedStateMachine):
 
     @invariant()
     def a_wrong_secret_is_not_found(self) -> None:
-        """Whatever is known of a key, a wrong secret is never accepted for it."""
+        """Whether or not a key is cached, a wrong secret is never accepted for it."""
         for key in self.model[-2:]:
             wrong = keyformat.build("tmb", key.id, "0" * keyformat.SECRET_LENGTH)
             assert self.servers[0].verifier.verify(Question(wrong)).code.name == "NOT_FOUND"
 
     def teardown(self) -> None:
-        """At the end the log tells each key's life, and the audit finds nothing wrong."""
+        """At the end, the log has each key's events, and the audit finds nothing wrong."""
         store = self.servers[0].store
         assert audit.run(store).problems == ()
         told: dict[str, list[str]] = {}
@@ -290,13 +290,13 @@ class Lines(RuleBasedStateMachine):
 
 
 class Lives(Lines):
-    """Two servers, each of which also changes keys and ends them."""
+    """Two servers, each of which also changes and revokes keys."""
 
     keys = Lines.keys
 
     @rule(server=servers, key=keys)
     def revoke(self, server: int, key: ModelKey) -> None:
-        """Revoke a key; a second time changes nothing."""
+        """Revoke a key. A second revocation changes nothing."""
         self.servers[server].revoke(key.id)
         if not key.revoked:
             key.events.append("REVOKED")
@@ -304,23 +304,23 @@ class Lives(Lines):
 
     @rule(target=keys, server=servers, key=keys, grace=st.just(0) | spans, waits=st.booleans(), ttl=lives)
     def rotate(self, server: int, key: ModelKey, grace: int, waits: bool, ttl: int | None) -> ModelKey | object:
-        """Rotate a key, unless it is revoked, rotated or expired; the successor is what the key was.
+        """Rotate a key, unless it is revoked, rotated or expired. The successor inherits the key's properties.
 
-        A key that waits for its successor's use needs some grace.
+        A key that ends at its successor's first use needs some grace.
         """
         return self._rotate(server, key, grace, waits, ttl)
 
     @rule(server=servers, key=keys, granted=scopes)
     def change_scopes(self, server: int, key: ModelKey, granted: set[str]) -> None:
-        """Change a key's scopes; a revoked key cannot be changed."""
-        # Sorted: a set's own order differs from one to the next, and scopes in another order are a change.
+        """Change a key's scopes. A revoked key cannot be changed."""
+        # Sorted, since the order of sets varies, and a different order of scopes counts as a change.
         edit = Edit(key.id, Draft("", scopes=tuple(sorted(granted))), ("scopes",))
         if self._changed(server, key, edit, granted != key.scopes):
             key.scopes = set(granted)
 
     @rule(server=servers, key=keys, ttl=lives)
     def change_expiry(self, server: int, key: ModelKey, ttl: int | None) -> None:
-        """Change when a key expires, or let it never expire."""
+        """Change or remove a key's expiry."""
         expires = None if ttl is None else self.clock.now + ttl
         edit = Edit(key.id, Draft("", expire_time=expires), ("expire_time",))
         if self._changed(server, key, edit, expires != key.expires):
@@ -328,7 +328,7 @@ class Lives(Lines):
 
     @rule(server=servers, key=keys, active=st.booleans())
     def switch(self, server: int, key: ModelKey, active: bool) -> None:
-        """Switch a key on or off."""
+        """Activate or deactivate a key."""
         if key.revoked:
             with pytest.raises(KeyIsRevoked):
                 self.servers[server].lifecycle.set_active(OPERATOR, key.id, active)
@@ -340,12 +340,12 @@ class Lives(Lines):
 
 
 class TestLines(Lines.TestCase):  # type: ignore[misc,name-defined]
-    """However keys are replaced and used, on whichever server, and whichever dies: all is as the model has it."""
+    """Verdicts, states and the log match the model, however keys are replaced and used, and whichever server dies."""
 
     settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
 class TestLives(Lives.TestCase):  # type: ignore[misc,name-defined]
-    """Whatever happens to keys, in whatever order, on whichever server: verdicts, states and log are the model's."""
+    """Verdicts, states and the log match the model, whatever happens to keys, in any order, on either server."""
 
     settings = settings(max_examples=25, stateful_step_count=20, deadline=None)

@@ -1,4 +1,4 @@
-"""Listing, for any keys and any queries: pages, filters and order."""
+"""List for any keys and queries: pages, filters and order."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tumbler_server.store.models import ApiKeyRow
 
 NOW = FrozenClock().now
 
-# Texts on whose order, or whose letters' case, databases and languages like to disagree.
+# Texts whose order or letter case databases and languages often treat differently.
 NAMES = [
     "aaa", "AAA", "Zzz", "zzz", "éte", "ete", "ключ", "КЛЮЧ", "straße", "STRASSE", "a_b", "a%b", "a\\b", "a'b", 'a"b',
     "\uffffx", "\U0001f511 key", "İst", "ist",
@@ -64,7 +64,7 @@ class Project:
         self._listing = Listing(store, Tokens(bytes(32)), lambda: NOW)
 
     def insert(self, values: list[dict[str, Any]], ids: list[int]) -> list[Key]:
-        """Put keys into the table, as they are said to be; the numbers make their ids."""
+        """Insert keys with these fields into the table. The numbers begin their ids."""
         keys = [
             Key(id=f"{number:08}{next(_numbers):08}", project_id=self.id, **fields)
             for number, fields in zip(ids, values, strict=True)
@@ -83,20 +83,20 @@ class Project:
         return self._listing.page(OPERATOR, Query(project_id=self.id, **query))
 
     def all(self, **query: Any) -> list[Key]:
-        """Return all keys that a query finds."""
+        """Return all keys that match a query."""
         return list(self.page(page_size=1_000, **query).keys)
 
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    """Give a store on each database."""
+    """Yield a store on each database."""
     store = new_store(database_url)
     yield store
     store.close()
 
 
 def ids_of(keys: list[Key]) -> list[str]:
-    """Return ids."""
+    """Return the ids of keys."""
     return [key.id for key in keys]
 
 
@@ -121,7 +121,7 @@ class TestPages:
         order: tuple[str, str],
         size: int,
     ) -> None:
-        """While keys are made between two pages, each key that was there before comes once, and none comes twice."""
+        """Each key that existed before comes once, and none comes twice, even if keys are created between two pages."""
         project = Project(store)
         there = project.insert([fields for fields, _ in before], [number for _, number in before])
         order_by = "".join(order)
@@ -147,7 +147,7 @@ class TestPages:
         skip=st.integers(0, 15),
     )
     def test_skip(self, store: Store, before: list[tuple[dict[str, Any], int]], size: int, skip: int) -> None:
-        """Skipping leaves out so many keys from the beginning, which is by default the newest."""
+        """``skip`` leaves out that many keys from the start, by default the newest ones."""
         project = Project(store)
         keys = project.insert([fields for fields, _ in before], [number for _, number in before])
         keys.sort(key=lambda key: (key.create_time, key.id), reverse=True)
@@ -168,7 +168,7 @@ filters = st.fixed_dictionaries(
 
 
 def fits(key: Key, wanted: dict[str, Any]) -> bool:
-    """Say whether a key passes a filter."""
+    """Return whether a key matches a filter."""
     part = wanted["search"].casefold()
     return (
         wanted["environment_id"] in ("", key.environment_id)
@@ -181,7 +181,7 @@ def fits(key: Key, wanted: dict[str, Any]) -> bool:
 
 @pytest.fixture(params=["small sets are sorted", "walks"])
 def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the bounds of what a page looks at so small that few keys pass them."""
+    """Make the limits of the keys that a page reads so small that a few keys exceed them."""
     for bound in ("SCANNED", "READ"):
         monkeypatch.setattr(finder, bound, 3)
     monkeypatch.setattr(finder, "SORTED", 4 if request.param == "small sets are sorted" else -1)
@@ -189,7 +189,7 @@ def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("narrow")
 class TestEarlyEnds:
-    """Pages that end early, since they looked at as many keys as a page may look at."""
+    """Pages that end early because they reached the limit of keys to read."""
 
     @_settings
     @given(
@@ -210,7 +210,7 @@ class TestEarlyEnds:
         size: int,
         skip: int,
     ) -> None:
-        """Whatever the filter and the order, each key that fits and is not skipped comes once, in order."""
+        """For any filter and order, each matching key that is not skipped comes once, in order."""
         project = Project(store)
         keys = project.insert([fields for fields, _ in before], [number for _, number in before])
         there = [key for key in keys if fits(key, wanted)]
@@ -235,12 +235,12 @@ class TestEarlyEnds:
 
 
 class TestFilters:
-    """Filters: in SQL, and what they mean."""
+    """Filters in SQL, compared with their meaning in Python."""
 
     @_settings
     @given(rows=st.lists(drafts, max_size=12), states=st.sets(st.sampled_from(list(State))))
     def test_states(self, store: Store, rows: list[dict[str, Any]], states: set[State]) -> None:
-        """A key is listed where its state is one of those asked for, and its state is what `Key.state` says."""
+        """A key is listed if its state, as `Key.state` computes it, is one of the requested ones."""
         project = Project(store)
         keys = project.insert(rows, list(range(len(rows))))
         found = project.all(states=tuple(map(int, states)), order_by="create_time")
@@ -258,7 +258,7 @@ class TestFilters:
     @_settings
     @given(rows=st.lists(drafts, max_size=12), scope=st.sampled_from([*SCOPES, "orders:write", "o", "read", "Orders"]))
     def test_scope(self, store: Store, rows: list[dict[str, Any]], scope: str) -> None:
-        """A key is found by a scope that it carries as it is written, not by one that it grants or that begins so."""
+        """A key is found by a scope exactly as it is written, not by one that it grants, or by a prefix."""
         project = Project(store)
         keys = project.insert(rows, list(range(len(rows))))
         assert set(ids_of(project.all(scope=scope))) == {key.id for key in keys if scope in key.scopes}
@@ -270,7 +270,7 @@ class TestFilters:
         | st.sampled_from(["A", "z", "%", "_", "\\", "'", '"', "tmb", "ACME_LIVE", "e", " "]),
     )
     def test_search(self, store: Store, rows: list[dict[str, Any]], search: str) -> None:
-        """A key is found by a part of its name or prefix, whatever the case, in any script; no character is special."""
+        """A key is found by a part of its name or prefix, in any case and script. No character is special."""
         project = Project(store)
         keys = project.insert(rows, list(range(len(rows))))
         part = search.casefold()
@@ -284,7 +284,7 @@ class TestFilters:
         owner_id=st.sampled_from(["", "user:1", "user"]),
     )
     def test_all_must_hold(self, store: Store, rows: list[dict[str, Any]], environment_id: str, owner_id: str) -> None:
-        """Where there are several filters, a key must pass each; one that is empty lets all pass."""
+        """A key must match every filter. An empty filter matches all keys."""
         project = Project(store)
         keys = project.insert(rows, list(range(len(rows))))
         found = project.page(environment_id=environment_id, owner_id=owner_id, page_size=1, show_total_size=True)
@@ -299,7 +299,7 @@ class TestFilters:
 
 @pytest.mark.parametrize("text", [", ", '", "', "a, b", "a", "[", "]", '"', "*"])
 def test_a_scope_is_no_pattern(store: Store, text: str) -> None:
-    """What no key carries finds no key, even where it would fit the text that scopes are stored as."""
+    """A scope that no key has finds no key, even if it matches the stored text of scopes."""
     project = Project(store)
     project.insert([{"scopes": ("ab", "b")}, {"scopes": ("a:*",)}], [1, 2])
     assert project.all(scope=text) == []

@@ -1,4 +1,4 @@
-"""Schedules, warnings and claims in any order of events, against a model that is far simpler."""
+"""Schedules, warnings and claims in any order of events, compared with a much simpler model."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ spans = st.sampled_from([1, HOUR, DAY, 7 * DAY])
 
 @dataclass(eq=False)
 class ModelKey:
-    """A key as docs/rotation.md speaks of it. Times are None where something never happens."""
+    """A key in the terms of docs/rotation.md. A time is None if the event never happens."""
 
     id: str
     made: int
@@ -43,7 +43,7 @@ class ModelKey:
     events: list[str] = field(default_factory=lambda: ["CREATED"])
 
     def refusal(self, now: int) -> type[TumblerError] | None:
-        """Return why the key cannot be replaced."""
+        """Return the error of a replacement of the key, or None if it can be replaced."""
         if self.revoked:
             return KeyIsRevoked
         if self.replaced:
@@ -51,13 +51,13 @@ class ModelKey:
         return KeyIsExpired if self.expires is not None and now >= self.expires else None
 
     def plan(self, now: int, expires: int | None) -> None:
-        """Set an expiry, and what is to be said before it."""
+        """Set an expiry, and the times of the warnings before it."""
         self.expires = expires
         self.warnings = [] if expires is None else [expires - lead for lead in (7 * DAY, DAY) if expires - lead > now]
 
 
 class Schedules(RuleBasedStateMachine):
-    """One server, that acts."""
+    """One server, which holds the lease."""
 
     keys = Bundle("keys")
 
@@ -75,7 +75,7 @@ class Schedules(RuleBasedStateMachine):
 
     @initialize(target=keys)
     def first(self) -> ModelKey:
-        """Begin with one key that has a schedule and never ends."""
+        """Begin with one key that has a schedule and never expires."""
         return self.create(12 * HOUR, None)
 
     @rule(target=keys, interval=intervals, ttl=lives)
@@ -94,7 +94,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(key=keys, ttl=lives)
     def change_expiry(self, key: ModelKey, ttl: int | None) -> None:
-        """Change when a key expires, or let it never expire."""
+        """Change or remove a key's expiry."""
         expires = None if ttl is None else self.clock.now + ttl
         edit = Edit(key.id, Draft("", expire_time=expires), ("expire_time",))
         if self._changed(key, edit, expires != key.expires):
@@ -102,7 +102,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(key=keys, active=st.booleans())
     def switch(self, key: ModelKey, active: bool) -> None:
-        """Switch a key on or off; what was due is due anew."""
+        """Activate or deactivate a key. A pending rotation is announced again."""
         if key.revoked:
             return
         self.domain.lifecycle.set_active(OPERATOR, key.id, active)
@@ -130,7 +130,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(target=keys, choice=st.integers(0, 1_000))
     def claim(self, choice: int) -> ModelKey | object:
-        """Claim with any token that there ever was."""
+        """Claim with any token that was ever issued."""
         if not self.tokens:
             return multiple()
         key, token = self.tokens[choice % len(self.tokens)]
@@ -146,12 +146,12 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(span=spans)
     def wait(self, span: int) -> None:
-        """Let time go on, with nobody there to act."""
+        """Let time pass without any timed work."""
         self.clock.advance(span)
 
     @rule()
     def act(self) -> None:
-        """Do all that time demands."""
+        """Do all timed work that is due."""
         while self.alarms.work(self.lease):
             pass
         for key in self.model:
@@ -159,7 +159,7 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def alarms_are_set(self) -> None:
-        """Whatever was last done to a key, its row says when to look at it again: not too late, and not for ever."""
+        """Each key's row has the time of its next alarm, unless nothing more is due, whatever the last change was."""
         for row in self.domain.store.select(ApiKeyRow.select()):
             key = record.from_row(row)
             alarm_time = schedule.alarm_time(key, self.clock.now)
@@ -167,7 +167,7 @@ class Schedules(RuleBasedStateMachine):
                 assert row.alarm_time == alarm_time
 
     def teardown(self) -> None:
-        """At the end the log tells each key's life, and the audit finds nothing wrong."""
+        """At the end, the log has each key's events, and the audit finds nothing wrong."""
         store = self.domain.store
         assert audit.run(store, self.clock).problems == ()
         told: dict[str, list[str]] = {}
@@ -221,6 +221,6 @@ class Schedules(RuleBasedStateMachine):
 
 
 class TestSchedules(Schedules.TestCase):  # type: ignore[misc,name-defined]
-    """Whatever happens to keys, in whatever order: what is said of them, and who can claim them, is the model's."""
+    """The events of keys, and the tokens that can claim them, match the model, whatever happens, in any order."""
 
     settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

@@ -53,13 +53,13 @@ class Killed(BaseException):
 
 
 class WorstDays(Lines):
-    """Two servers, on which everything happens that happens on a worst day."""
+    """Two servers, with every kind of failure of a worst day."""
 
     keys = Lines.keys
 
     @staticmethod
     def passed() -> None:
-        """Hear that an example has passed: hypothesis makes the machines, and passes nothing on to them."""
+        """Count an example that has passed. A class attribute, since hypothesis creates machines without arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class WorstDays(Lines):
 
     @rule(server=servers, choice=choices, what=st.sampled_from(["revoke", "off", "on"]))
     def stop(self, server: int, choice: int, what: str) -> None:
-        """Revoke a key, or switch it off or on."""
+        """Revoke a key, or deactivate or activate it."""
         if what == "revoke":
             Lives.revoke(self, server, self._any(choice))
         else:
@@ -80,12 +80,12 @@ class WorstDays(Lines):
 
     @rule(server=servers, choice=choices, ttl=lives)
     def change_expiry(self, server: int, choice: int, ttl: int | None) -> None:
-        """Change when a key expires."""
+        """Change or remove a key's expiry."""
         Lives.change_expiry(self, server, self._any(choice), ttl)
 
     @rule(server=servers, choice=choices, what=st.sampled_from(["create", "revoke", "off", "rotate"]))
     def die_while_writing(self, server: int, choice: int, what: str) -> None:
-        """Kill a server between a change and its commit: nothing of the change is left."""
+        """Kill a server between a change and its commit. Nothing of the change may remain."""
         domain, key = self.servers[server], self._any(choice)
         write = domain.store.write
 
@@ -113,7 +113,7 @@ class WorstDays(Lines):
 
     @rule(leap=leaps, server=servers)
     def leap(self, leap: int, server: int) -> None:
-        """Let the clock be wrong by years for a while: nothing is removed by it, and nothing changes."""
+        """Set the clock wrong by years for a while. Nothing may be removed or changed because of it."""
         timekeeping.trust(self.servers[server].store, self.clock.now)
         self.clock.advance(leap)
         store = self.servers[server].store
@@ -132,7 +132,7 @@ class WorstDays(Lines):
     @precondition(lambda self: self.backup is not None)
     @rule()
     def put_back(self) -> None:
-        """Put a backup back under running servers: none accepts a key that it knew to be ended; all begin again."""
+        """Restore a backup under running servers, then restart them. None may accept a key that it knew to be ended."""
         assert self.backup is not None
         before, model, _ = self.backup
         put_back(self.servers[0].store, before)
@@ -158,39 +158,39 @@ class WorstDays(Lines):
         return self.model[-1 - choice % len(self.model)]
 
     def teardown(self) -> None:
-        """At the end the audit finds nothing wrong, whatever happened."""
+        """At the end, the audit finds nothing wrong."""
         assert audit.run(self.servers[0].store, self.clock).problems == ()
         super().teardown()
         WorstDays.passed()
 
 
 class TestWorstDays(WorstDays.TestCase):  # type: ignore[misc,name-defined]
-    """Whatever goes wrong, in whatever order: verdicts, states and log are the model's."""
+    """Verdicts, states and the log match the model, whatever goes wrong, in any order."""
 
     settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 
 
 class OneProcess(WorstDays):
-    """The same where one process serves."""
+    """The same with one serving process."""
 
     processes = 1
 
 
 class TestOneProcess(OneProcess.TestCase):  # type: ignore[misc,name-defined]
-    """What one process remembers is no other than what two do."""
+    """One process, with its cache, behaves like two."""
 
     settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 
 
 def main() -> None:
-    """Try as many examples as are asked for, on one database or on both, with one process and with two."""
+    """Try the requested number of examples, on one database or both, with one process, two, or each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=10_000, help="how many (10,000: some hours)")
     parser.add_argument("--steps", type=int, default=50, help="how long each is (50)")
     parser.add_argument("--only", choices=["sqlite", "postgresql"], help="one database instead of both")
     parser.add_argument("--processes", type=int, choices=[1, 2], help="one process, or two, instead of each")
     options = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # days are bad by intent
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # failures are intended
     wanted = settings(
         max_examples=options.examples,
         stateful_step_count=options.steps,
@@ -200,7 +200,7 @@ def main() -> None:
         suppress_health_check=list(HealthCheck),
     )
     databases = [options.only] if options.only else ["sqlite", "postgresql"]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a database is ended, and removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a database is stopped and removed
     for database, processes in itertools.product(databases, [options.processes] if options.processes else [1, 2]):
         machine = WorstDays if processes > 1 else OneProcess
         with _counted(f"{database}, processes: {processes}", options.steps):
@@ -212,7 +212,7 @@ def main() -> None:
 
 @contextmanager
 def _counted(what: str, steps: int) -> Iterator[None]:
-    """Say on stderr each minute how many examples have passed, and on stdout at the end, be it an early one."""
+    """Report the number of passed examples, on stderr each minute and on stdout at the end, even at an early one."""
     began = told = time.monotonic()
     passed = 0
 
@@ -239,7 +239,7 @@ def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
         fresh: list[Rows] = []
 
         class OnPostgreSQL(machine):  # type: ignore[valid-type,misc]
-            """The same on PostgreSQL: all examples in one database, which is emptied for each."""
+            """The same on PostgreSQL, with one database for all examples, which is emptied for each."""
 
             def place(self, folder: Path) -> str:  # noqa: ARG002 - SQLite's
                 return server.url
@@ -263,5 +263,5 @@ def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # what has passed until then was said
+    except KeyboardInterrupt:  # the examples so far were reported
         sys.exit(130)

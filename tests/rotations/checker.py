@@ -1,4 +1,4 @@
-"""Whether a history of rotations keeps what was promised. Pure: it asks nobody, and is tested on doctored histories."""
+"""The check that a history of rotations keeps the promises. It is pure, and tested on doctored histories."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -8,7 +8,7 @@ from typing import TypeVar
 from tests.rotations.history import OK, UNKNOWN, Claim, History
 
 SHOWN = 20
-"""So many violations are told one by one; all are counted."""
+"""Violations that are reported one by one. All are counted."""
 
 TOLD = {
     "ROTATION_DUE": "key.rotation_due",
@@ -18,10 +18,10 @@ TOLD = {
     "DEACTIVATED": "key.deactivated",
     "EXPIRING": "key.expiring",
 }
-"""The events that a key's owner is told of, and as what (api/event.proto, WebhookDelivery.type)."""
+"""The events that webhooks announce, and their names in messages (api/event.proto, WebhookDelivery.type)."""
 
 _LATE = frozenset({"KEY_SUPERSEDED", "KEY_REVOKED"})
-"""What a claim is refused with that comes after another, a rotation by hand, or a revocation."""
+"""The reasons that refuse a claim after another claim, a manual rotation, or a revocation."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -29,20 +29,20 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass
 class Findings:
-    """What a history says."""
+    """The violations in a history."""
 
     violations: int = 0
     examples: list[str] = field(default_factory=list)
 
     def violate(self, text: str) -> None:
-        """Note that a promise was broken."""
+        """Record a broken promise."""
         self.violations += 1
         if len(self.examples) < SHOWN:
             self.examples.append(text)
 
 
 def check(history: History) -> Findings:
-    """Return where a history breaks a promise. All its keys have a webhook and a schedule."""
+    """Return the violations in a history. All of its keys must have a webhook and a schedule."""
     findings = Findings()
     for rule in (_announced, _recorded, _delivered, _arrived, _claimed, _succeeded, _proven):
         rule(history, findings)
@@ -50,7 +50,7 @@ def check(history: History) -> Findings:
 
 
 def _announced(history: History, findings: Findings) -> None:
-    """See that each rotation is announced once, and that each key which is not replaced stands announced."""
+    """Check that each rotation is announced once, and that each living key without a successor has an announcement."""
     due = Counter((event.key_id, event.detail["due_time"]) for event in history.events if event.type == "ROTATION_DUE")
     for (key_id, _), times in due.items():
         if times > 1:
@@ -66,7 +66,7 @@ def _announced(history: History, findings: Findings) -> None:
 
 
 def _recorded(history: History, findings: Findings) -> None:
-    """See that each event that is told has exactly one delivery, and that no delivery is without its event."""
+    """Check that each announced event has exactly one delivery, and each delivery its event."""
     rows = _grouped(history.rows, lambda row: row.revision)
     events = {event.revision: event for event in history.events if event.type in TOLD}
     for revision, event in events.items():
@@ -82,7 +82,7 @@ def _recorded(history: History, findings: Findings) -> None:
 
 
 def _delivered(history: History, findings: Findings) -> None:
-    """See that each delivery has ended: it arrived and was taken, or what it was to tell had ceased to be true."""
+    """Check that each delivery has ended: it was accepted by a receiver, or it was outdated."""
     taken = {arrival.webhook_id for arrival in history.arrivals if 200 <= arrival.status < 300}
     keys = {key.id: key for key in history.keys}
     for row in history.rows:
@@ -99,7 +99,7 @@ def _delivered(history: History, findings: Findings) -> None:
 
 
 def _arrived(history: History, findings: Findings) -> None:
-    """See that what arrives is signed and a delivery's, and that an id stands for one message, at every repetition."""
+    """Check that each webhook is signed and belongs to a delivery, and that an id has one message at every attempt."""
     rows = {row.webhook_id: row for row in history.rows}
     for arrival in history.arrivals:
         if not arrival.signed:
@@ -116,7 +116,7 @@ def _arrived(history: History, findings: Findings) -> None:
 
 
 def _claimed(history: History, findings: Findings) -> None:
-    """See that a token works once, that what it did is in the log, once, and that somebody did what is in the log."""
+    """Check that a token works once, that each claim is in the log once, and that each in the log was requested."""
     rows = {row.webhook_id: row for row in history.rows}
     keys = {key.id: key for key in history.keys}
     in_log = Counter(event.key_id for event in history.events if event.type == "ROTATION_CLAIMED")
@@ -145,7 +145,7 @@ def _claimed(history: History, findings: Findings) -> None:
 
 
 def _succeeded(history: History, findings: Findings) -> None:
-    """See that who was claimed or rotated has one successor, nobody has two, and the two name each other."""
+    """Check that a claimed or rotated key has exactly one successor, and that the two keys name each other."""
     keys = {key.id: key for key in history.keys}
     successors = _grouped((key for key in history.keys if key.replaces), lambda key: key.replaces)
     for key_id, after in successors.items():
@@ -167,7 +167,7 @@ def _succeeded(history: History, findings: Findings) -> None:
 
 
 def _proven(history: History, findings: Findings) -> None:
-    """See that every secret that was shown is what its key's row says."""
+    """Check that the verdict on every secret that was shown follows from its key's row."""
     keys = {key.id: key for key in history.keys}
     for key_id, verdict in history.verdicts.items():
         key = keys.get(key_id)

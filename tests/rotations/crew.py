@@ -1,4 +1,4 @@
-"""The servers of a run, the one scheduler of theirs that acts, and its violent end."""
+"""The servers of a run, the one of their schedulers that acts, and how it is killed."""
 
 import contextlib
 import os
@@ -14,30 +14,30 @@ from tests.e2e.service import Service
 from tumbler_server.store.database import Store, open_store
 
 LONGEST_TAKEOVER = 30.0
-"""Seconds after which somebody must act again, whatever was killed."""
+"""Seconds within which a scheduler must act again, whatever was killed."""
 
 _LOOK = 0.005
 """Seconds between two looks at the database."""
 
 
 class Acting(NamedTuple):
-    """The scheduler that holds the lease, and the term that it holds it for."""
+    """The scheduler that holds the lease, and the lease's term."""
 
     pid: int
     term: int
 
 
 class NobodyActs(Exception):
-    """Nobody took the lease in time."""
+    """No scheduler took the lease in time."""
 
 
 class Crew:
-    """The servers, on one database. Those that are killed are started again, at other addresses, by ``strike``."""
+    """The servers on one database. ``strike`` restarts those that it kills, at other addresses."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self.services = tuple(services)
         self.store: Store = open_store(services[0].database_url)
-        """The database, past the servers."""
+        """The database, accessed without the servers."""
         self._starter = ThreadPoolExecutor(len(services))
         self._restarts: dict[Service, Future[Service]] = {}
         self._struck = 0
@@ -53,22 +53,22 @@ class Crew:
 
     @property
     def targets(self) -> list[str]:
-        """Return the servers' addresses; while one is started again, the one that it had."""
+        """Return the servers' addresses. A server that is being restarted has its old one."""
         return [service.target for service in self.services]
 
     def wait_for_restarts(self) -> None:
-        """Wait until all that were killed serve again. Raises what kept one from it."""
+        """Wait until all killed servers serve again. Raises the error of one that fails to start."""
         for restart in self._restarts.values():
             restart.result()
 
     def acting(self) -> Acting | None:
-        """Return who acts; None where the lease is held by nobody who lives."""
+        """Return the acting scheduler, or None if no living scheduler holds the lease."""
         ((holder, term),) = self.store.read("SELECT holder, term FROM lease WHERE id = 1")
         pid = _scheduler_of(int(holder.split("/")[1])) if holder else 0
         return Acting(pid, int(term)) if pid and self._owner(pid) else None
 
     def wait_for_acting(self, after: int = 0, patience: float = LONGEST_TAKEOVER) -> Acting:
-        """Wait until somebody acts for a later term. Raises ``NobodyActs``."""
+        """Wait until a scheduler acts for a later term than ``after``. Raises ``NobodyActs``."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             ((term,),) = self.store.read("SELECT term FROM lease WHERE id = 1")
@@ -78,12 +78,12 @@ class Crew:
         raise NobodyActs
 
     def strike(self, acting: Acting) -> tuple[str, float]:
-        """End what acts, as a power cut would, and see that it is started again.
+        """Kill the acting scheduler or its server, like a power cut, and make sure that it is restarted.
 
-        Returns what was ended and when, by the monotonic clock. It is in turn the ``scheduler`` alone, which its server
-        replaces; where there are workers, the ``worker`` that it belongs to, which the supervisor replaces; and a whole
-        ``server`` beside which another runs, or ``all`` that ran. One that is being started is waited for: if it cannot
-        start, that is another failure.
+        Returns what was killed, and when by the monotonic clock. In turn this is only the ``scheduler``, which its
+        server replaces; the ``worker`` that it belongs to, if there are workers, which the supervisor replaces; and the
+        whole ``server`` if another runs, or ``all`` if none does. A server that is being restarted is waited for first:
+        if it cannot start, that is another failure.
         """
         service = self.owner(acting)
         assert service is not None
@@ -105,7 +105,7 @@ class Crew:
         return "all" if alone else "server", killed
 
     def owner(self, acting: Acting) -> Service | None:
-        """Return the server that a process belongs to; None where that does not run."""
+        """Return the server that a scheduler belongs to, or None if that does not run."""
         return self._owner(acting.pid)
 
     def _end(self, service: Service) -> None:
@@ -131,7 +131,7 @@ class Crew:
 
 
 def _scheduler_of(server: int) -> int:
-    """Return the scheduler beside a serving process; 0 where none lives."""
+    """Return the pid of the scheduler of a serving process, or 0 if none is alive."""
     try:
         for process in psutil.Process(server).children():
             if process.status() != psutil.STATUS_ZOMBIE and "tumbler_server.scheduler" in " ".join(process.cmdline()):

@@ -1,13 +1,13 @@
-"""A hundred thousand keys due in one moment: what that costs those who verify, and how long it takes.
+"""A hundred thousand keys due at the same moment: the effect on the latency of Verify, and the time it takes.
 
     python -m tests.rotations.due
     python -m tests.rotations.due --keys 5000 --only sqlite --json
 
-The keys are put into the database past the server, all with the same next_time, once without a webhook and once with
-one, to sixteen endpoints. Other keys are verified at a steady pace all the time. Machines are noisy, so both halves of
-the comparison are taken from the same minutes: every few seconds the lease is taken from the scheduler, as another
-server would, and given back. Each rotation must be announced once, and told once. Ends with 1 if not, or if a
-verification was answered wrong; how much slower they were is said, and no reason to fail.
+The keys are inserted into the database without the server, all with the same next_time, once without webhooks and once
+with webhooks to sixteen endpoints. Other keys are verified continuously at a steady pace. Machines are noisy, so both
+sides of the comparison come from the same minutes: every few seconds the lease is taken from the scheduler, as another
+server would do, and given back. Each rotation must be announced once, and its webhook sent once. The exit code is 1 if
+not, or if a verification got a wrong answer. The slowdown of verifications is reported, but is no failure.
 """
 
 import argparse
@@ -55,35 +55,35 @@ PATHS = tuple(f"/hook/{number}" for number in range(16))
 _OPTIONS = ("--webhook-allow-loopback", "--min-rotation-interval", "1s", "--scheduler-lease", "5s")
 _INTERVAL = 30 * DAY
 _REST = 0.01
-"""Seconds between two calls of one of those who verify."""
+"""Average seconds between two calls of a verifying caller."""
 _AT_ONCE = 5_000
-"""Rows that are put in by one transaction."""
+"""Rows that one transaction inserts."""
 _ROWS_PER_SECOND = 4_000
 _START = 10.0
-"""Seconds that a server takes to start, at the most."""
+"""Most seconds that a server takes to start."""
 
 _ACTING, _PAUSED = 8.0, 3.0
-"""Seconds that the scheduler may work, and that it is then kept from it."""
+"""Seconds for which the scheduler works, and for which it is then paused."""
 
 _LONGEST = 3_600.0
-"""Seconds after which nothing more is waited for; what was not done by then is a problem."""
+"""Seconds after which waiting ends. Work that is not done by then is a problem."""
 
 
 @dataclass
 class Run:
-    """What was done, and what is wrong with it."""
+    """A run, and its problems."""
 
     dialect: str
     webhooks: bool
     keys: int
     verified: defaultdict[str, Regulars] = field(default_factory=lambda: defaultdict(Regulars))
-    """What those met with who verified, by what went on beside."""
+    """The results of the verifying callers, by the other activity."""
     lasted: Counter[str] = field(default_factory=Counter)
-    """Seconds of each of these, pauses left out."""
+    """The seconds of each activity, without pauses."""
     problems: list[str] = field(default_factory=list)
 
     def ratio(self, name: str, quantile_: float) -> float:
-        """Return how many times a percentile was what it was in the pauses."""
+        """Return the ratio of a percentile to the same percentile in the pauses."""
         return quantile(self.verified[name].took, quantile_) / quantile(self.verified["paused"].took, quantile_)
 
 
@@ -91,32 +91,32 @@ Progress = Callable[[str], None]
 
 
 class Signals:
-    """What the processes of a run tell each other."""
+    """The shared state of the processes of a run."""
 
     def __init__(self, context: SpawnContext) -> None:
         self.over: Event = context.Event()
-        """Set when those who verify are to come back."""
+        """Set when the verifying callers must return."""
         self.came: Synchronized[int] = context.Value("q", 0)
-        """How many webhooks came."""
+        """The number of webhooks that arrived."""
 
 
 _signals: Signals
 
 
 def join(signals: Signals) -> None:
-    """Enter a process into a run."""
-    global _signals  # noqa: PLW0603 - it can only be handed to a process when that starts
+    """Store a run's signals in a new process."""
+    global _signals  # noqa: PLW0603 - signals can only be passed to a process when it starts
     _signals = signals
 
 
 def verify(target: str, key: str, texts: Sequence[str]) -> Regulars:
-    """Verify keys until it is over, at a pace that leaves the server time."""
+    """Verify keys until ``over`` is set, at a pace that does not saturate the server."""
     return present(target, key, texts, _REST, _signals.over.is_set)
 
 
 def receive(signals: Signals, line: Connection) -> None:
-    """Be the receiver: tell the port, take the secrets, and when the line is told so, what came."""
-    os.nice(19)  # it stands for other machines
+    """Run the receiver: send its port over the line, receive the secrets and, when told to end, send the counts."""
+    os.nice(19)  # it takes the place of other machines
     came: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     secrets: Mapping[str, str] = {}
@@ -138,7 +138,7 @@ def receive(signals: Signals, line: Connection) -> None:
 def run(
     dialect: str, webhooks: bool, folder: Path, database_url: str, keys: int, spell: float, progress: Progress
 ) -> Run:
-    """Do it on an installation of its own. ``spell`` is how many seconds are measured before and after."""
+    """Run on an installation of its own. ``spell`` is the number of seconds that are measured before and after."""
     done = Run(dialect, webhooks, keys)
     name = f"due-{dialect}-{'told' if webhooks else 'untold'}"
     service = Service(folder / name, database_url, _OPTIONS).init()
@@ -223,7 +223,7 @@ def _nobody_acting(store: Store) -> Iterator[None]:
     holding = threading.Thread(target=hold)
     holding.start()
     try:
-        time.sleep(0.5)  # what was under way is over then
+        time.sleep(0.5)  # for work that is still in progress
         yield
     finally:
         over.set()
@@ -248,16 +248,15 @@ def _receiver(context: SpawnContext, signals: Signals) -> Iterator[Connection]:
 
 
 def _open(service: Service, url: str) -> str:
-    """Have an endpoint for a URL, and return its secret. Its first key is never due in a run."""
+    """Create an endpoint for a URL, and return its secret. The key that creates it is never due in a run."""
     rotation = {"interval": seconds(_INTERVAL / SECOND), "webhook_url": url}
     return str(service.create(project_id=PROJECT, name="first", rotation=rotation).webhook_secret)
 
 
 def _seed(service: Service, count: int, urls: Sequence[str], moment: int) -> int:
-    """Put keys into the database, past the server, that are due at a moment; return the log's head.
+    """Insert keys that are due at ``moment`` into the database, without the server. Return the log's head.
 
-    The rows are those that the server itself would write, but that one secret proves them all, and that they have no
-    events.
+    The rows are as the server would write them, except that all share one secret and have no events.
     """
     columns = [column.column_name for column in ApiKeyRow._meta.sorted_fields]
     insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
@@ -293,7 +292,7 @@ def _seed(service: Service, count: int, urls: Sequence[str], moment: int) -> int
 
             store.write(put)
         if store.dialect == POSTGRESQL:
-            store.alone(lambda database: database.execute_sql("ANALYZE api_key"))  # what it does itself within a minute
+            store.alone(lambda database: database.execute_sql("ANALYZE api_key"))  # autovacuum does so within a minute
         ((head,),) = store.read("SELECT revision FROM log_head WHERE id = 1")
         return int(head)
     finally:
@@ -355,7 +354,7 @@ def plain(done: Run) -> dict[str, Any]:
 
 
 def report(runs: Sequence[Run]) -> Table:
-    """Return the table of what verifying cost, a line for each time of each run."""
+    """Return the table of the latencies of Verify, with one line per activity of each run."""
     table = Table("", "Verify", "calls", "p50 ms", "p99 ms", "max ms", "for s", "p50 to paused", "p99 to paused")
     for column in table.columns[2:]:
         column.justify = "right"
@@ -383,7 +382,7 @@ def main() -> int:
     parser.add_argument("--without-webhooks", action="store_true", help="leave out the runs with webhooks")
     parser.add_argument("--json", action="store_true", help="print plain data")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are stopped and removed
 
     def show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -397,7 +396,7 @@ def main() -> int:
             for webhooks in (False,) if arguments.without_webhooks else (False, True):
                 url = postgresql.new_database(f"due{int(webhooks)}") if dialect == "postgresql" else ""
                 runs.append(run(dialect, webhooks, folder, url, arguments.keys, arguments.seconds, show))
-                show(json.dumps(plain(runs[-1])))  # at once: the next one takes long
+                show(json.dumps(plain(runs[-1])))  # now, since the next run takes long
     wrong = sum(len(done.problems) for done in runs)
     if arguments.json:
         print(json.dumps([plain(done) for done in runs], indent=2))

@@ -1,6 +1,6 @@
-"""What happened in a run of rotations: what the receiver was sent, what its owners did, and what the database says.
+"""The history of a run of rotations: the received webhooks, the owners' claims, and the contents of the database.
 
-No claim token is in it; whatever was claimed is known by its webhook's id.
+It contains no claim tokens. A claim is identified by the id of its webhook.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 UNKNOWN = "UNKNOWN"
-"""How a claim ended whose answer was lost: it may have been made or not."""
+"""The outcome of a claim whose response was lost. The claim may have been made or not."""
 
 OK = "OK"
 
 
 class Arrival(NamedTuple):
-    """A webhook that came: its ``digest`` stands for the body, ``status`` is what it was answered."""
+    """A received webhook. ``digest`` is that of its body, and ``status`` is the response."""
 
     webhook_id: str
     type: str
@@ -25,7 +25,7 @@ class Arrival(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A call of ClaimRotation with the token that came with a webhook: ``outcome`` is OK, UNKNOWN, or a reason."""
+    """A call of ClaimRotation with the token from a webhook. ``outcome`` is OK, UNKNOWN, or the reason of an error."""
 
     webhook_id: str
     outcome: str
@@ -33,7 +33,7 @@ class Claim(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An event of the log, by the name of its type."""
+    """An event of the log, with the name of its type."""
 
     revision: int
     type: str
@@ -42,7 +42,7 @@ class Event(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A delivery's row; type and state by their names."""
+    """A delivery's row, with the names of its type and state."""
 
     revision: int
     webhook_id: str
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A key's row. ``ended``: it was revoked, or replaced and its grace has passed, and must be refused."""
+    """A key's row. ``ended`` means that it is revoked, or replaced and past its grace, and must be refused."""
 
     id: str
     replaces: str
@@ -64,7 +64,7 @@ class KeyRow(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """All of it, taken when every server was up and nothing was left to be done."""
+    """The whole history, read when every server was up and no work was left."""
 
     arrivals: Sequence[Arrival] = ()
     claims: Sequence[Claim] = ()
@@ -72,4 +72,4 @@ class History:
     rows: Sequence[Row] = ()
     keys: Sequence[KeyRow] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
-    """What became of each secret that anybody was shown, by its key's id."""
+    """By key id, the verdict on each secret that was shown."""

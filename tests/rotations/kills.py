@@ -1,13 +1,13 @@
-"""Servers killed while rotations are due: each is announced, told and claimed once, whatever is killed, and when.
+"""Servers killed while rotations are due: each rotation is announced, sent and claimed once, whatever is killed.
 
     python -m tests.kills --part rotations
     python -m tests.kills --part rotations --only postgresql --rotation-kills 20 --keys 100 --seed 7 --json
 
-A thousand keys fall due at once and are claimed over and over, so that there is always something to be announced, told
-and claimed. Meanwhile what acts is killed 200 times: at any moment, right after it has announced something, while a
-receiver has not answered yet, as it takes the lease over, during a claim. On SQLite it is in turn the scheduler, its
-worker of two, and the whole server; on PostgreSQL the scheduler, and a whole server of two. At the end all that was
-sent, answered and stored is held against what was promised (``checker``).
+A thousand keys fall due at once and are claimed over and over, so that there is always something to announce, send and
+claim. Meanwhile the acting process is killed 200 times: at any moment, right after an announcement, before a receiver
+has answered, as it takes over the lease, or during a claim. On SQLite this is in turn the scheduler, its worker out of
+two, and the whole server. On PostgreSQL it is the scheduler, and one of two whole servers. At the end everything that
+was sent, answered and stored is compared with the promises (``checker``).
 """
 
 import random
@@ -39,12 +39,12 @@ from tumbler_server.webhooks.messages import TYPES
 
 PROJECT = "rotations"
 PATHS = tuple(f"/hook/{number}" for number in range(8))
-"""Webhooks go to so many endpoints, each with a secret of its own."""
+"""The paths of the endpoints, each with a secret of its own."""
 INTERVAL = 2.0
 """Seconds from one rotation of a key to the next."""
 CLAIMS_PER_SECOND = 15.0
 SETTLING = 120.0
-"""Seconds after which, with nothing killed any more, nothing may be left to do."""
+"""Seconds after the last kill within which all work must be done."""
 
 _OPTIONS = (
     "--webhook-allow-loopback",
@@ -53,23 +53,23 @@ _OPTIONS = (
     "--threads", "8",
 )  # fmt: skip
 _AIMED_FOR = 3.0
-"""Seconds that it is waited for the moment aimed at; then it is any other."""
+"""Seconds to wait for the moment that is aimed at. After that, the kill comes at any other."""
 
 Progress = Callable[[str, int], None]
-"""Is told, after each kill, the database and how many there were."""
+"""Called after each kill with the database and the number of kills."""
 
 
 @dataclass
 class Run:
-    """What was done on a database, and what is wrong with it."""
+    """A run on a database, and its problems."""
 
     dialect: str
     seed: int
     keys: int
     aims: Counter[str] = field(default_factory=Counter)
-    """How often was aimed at which moment."""
+    """The number of kills by the moment that was aimed at."""
     gaps: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Seconds until somebody acted again, by what was killed."""
+    """Seconds until a scheduler acted again, by what was killed."""
     seconds: float = 0.0
     history: History = field(default_factory=History)
     findings: Findings = field(default_factory=Findings)
@@ -77,14 +77,17 @@ class Run:
 
     @property
     def wrong(self) -> int:
-        """Return how much is wrong."""
+        """Return the number of violations and problems."""
         return self.findings.violations + len(self.problems)
 
 
 def run(
     dialect: str, folder: Path, database_url: str, kills: int, keys: int, seed: int, progress: Progress | None = None
 ) -> Run:
-    """Found an installation in a folder, on an empty database unless the URL is empty, and do all of it."""
+    """Create an installation in a folder, do a whole run on it, and check it.
+
+    ``database_url`` names an empty database, or is empty for SQLite in the folder.
+    """
     done, began = Run(dialect, seed, keys), time.monotonic()
     workers = ("--workers", "2") if dialect == "sqlite" else ()
     service = Service(folder / f"kills-{dialect}", database_url, (*_OPTIONS, *workers)).init()
@@ -104,7 +107,7 @@ def run(
             receiver.hold.clear()
             owners.stop()
         crew.wait_for_restarts()
-        time.sleep(GRACES[0])  # until then, a key that was replaced last may be accepted or not
+        time.sleep(GRACES[0])  # until the grace of the last replaced key is over
         try:
             eventually(lambda: _settled(crew.store), SETTLING)
         except AssertionError:
@@ -121,7 +124,7 @@ def run(
 
 
 def _make(service: Service, receiver: Receiver, owners: Owners, keys: int) -> None:
-    """Make the keys, all of them due in a moment."""
+    """Create the keys, which are all due at once soon after."""
     for number in range(keys):
         path = PATHS[number % len(PATHS)]
         rotation = {"interval": seconds(INTERVAL), "webhook_url": receiver.url(path)}
@@ -145,7 +148,7 @@ def _kill(crew: Crew, receiver: Receiver, owners: Owners, done: Run, kills: int,
     for number in range(1, kills + 1):
         aim = chance.choices(list(aims), (4, 2, 2, 1, 1))[0]
         if aim != "at the takeover":
-            _rest(chance.uniform(0, 1))  # some work is done in between
+            _rest(chance.uniform(0, 1))  # lets some work be done in between
         if aim == "before an answer":
             receiver.hold.set()
         done.aims[aim if aims[aim]() else f"{aim}, in vain"] += 1
@@ -157,7 +160,7 @@ def _kill(crew: Crew, receiver: Receiver, owners: Owners, done: Run, kills: int,
 
 
 def _strike(crew: Crew) -> tuple[str, float]:
-    """Kill who acts, and return what that was, and the seconds until somebody acted again."""
+    """Kill the acting process. Return what it was, and the seconds until a scheduler acted again."""
     acting = crew.wait_for_acting()
     what, killed = crew.strike(acting)
     crew.wait_for_acting(acting.term)
@@ -170,7 +173,7 @@ def _rest(span: float) -> bool:
 
 
 def _announced(store: Store) -> bool:
-    """Wait until a rotation is announced; say whether one was."""
+    """Wait until a rotation is announced, and return whether one was."""
     ((before,),) = store.read("SELECT revision FROM log_head WHERE id = 1")
     newer = f"SELECT 1 FROM event WHERE revision > ? AND type = {int(EventType.ROTATION_DUE)} LIMIT 1"  # noqa: S608
     deadline = time.monotonic() + _AIMED_FOR
@@ -187,7 +190,7 @@ def _set_again(event: Any) -> bool:
 
 
 def _settled(store: Store) -> bool:
-    """Say whether everything that is due was announced, and everything that was announced is done with."""
+    """Return whether everything due is announced, and no delivery is left to be made or sent."""
     ((waiting,),) = store.read(
         "SELECT COUNT(*) FROM api_key WHERE rotation_interval > 0 AND replaced_by_key_id = '' AND revoke_time = ? "
         "AND rotation_due_revision = 0",
@@ -268,7 +271,7 @@ def plain(done: Run) -> dict[str, Any]:
 
 
 def report(runs: Sequence[Run]) -> Table:
-    """Return the table of what was done and seen, a line for each database."""
+    """Return the table of the results, with one line per database."""
     table = Table(
         "",
         "kills",
@@ -297,7 +300,7 @@ def report(runs: Sequence[Run]) -> Table:
 
 
 def takeovers(runs: Sequence[Run]) -> Table:
-    """Return the table of how long nobody acted."""
+    """Return the table of the times without an acting scheduler."""
     named = {
         "scheduler": "the scheduler alone",
         "worker": "one of two workers",
@@ -314,7 +317,7 @@ def takeovers(runs: Sequence[Run]) -> Table:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print the tables, and what was aimed at."""
+    """Print the tables, and the moments that were aimed at."""
     console.print(report(runs))
     console.print(takeovers(runs))
     for done in runs:

@@ -1,4 +1,4 @@
-"""The owners of keys: told of rotations, they claim them, at once or later, once or twice, or lose the answer."""
+"""The owners of keys, which claim announced rotations: at once or later, once or twice, or losing the response."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ from tests.rotations.receiver import Posted
 from tumbler.v1 import api_key_service_pb2 as pb
 
 GRACES = (1.0, 3_600.0)
-"""Seconds that replaced keys go on working: some are over before the run is."""
+"""The grace periods of replaced keys, in seconds. The short ones end before the run does."""
 
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _CALLERS = 4
@@ -23,9 +23,10 @@ _FAILING = 0.05
 
 
 class Owners:
-    """Takes webhooks, and calls the servers at ``targets()``. Tells all of it in ``arrivals``, ``claims``, ``shown``.
+    """The owners, which take webhooks and call the servers at ``targets()``.
 
-    ``secrets`` are the webhook secrets by path. Of what comes to ``flaky`` some is refused the first time.
+    They record everything in ``arrivals``, ``claims`` and ``shown``. ``secrets`` are the webhook secrets by path. Some
+    webhooks to the path ``flaky`` are refused the first time.
     """
 
     def __init__(self, targets: Callable[[], Sequence[str]], operator: str, rate: float, seed: int) -> None:
@@ -34,11 +35,11 @@ class Owners:
         self.arrivals: list[Arrival] = []
         self.claims: list[Claim] = []
         self.shown: dict[str, str] = {}
-        """Texts of keys by id. Guarded by nothing: a key is shown to one caller alone."""
+        """Texts of keys by id. It needs no lock, since a key is shown to only one caller."""
         self.posted = threading.Event()
-        """Set at each webhook that comes; whoever waits for one clears it."""
+        """Set at each webhook. A waiter clears it first."""
         self.claiming = threading.Event()
-        """Set at the beginning of each claim; likewise."""
+        """Set at the beginning of each claim. A waiter clears it first."""
         self._targets = targets
         self._operator = operator
         self._rest = _CALLERS / rate
@@ -53,11 +54,11 @@ class Owners:
         self._calling: list[Future[None]] = []
 
     def start(self) -> None:
-        """Begin to claim."""
+        """Start the callers that claim."""
         self._calling = [self._callers.submit(self._run, number) for number in range(_CALLERS)]
 
     def stop(self) -> None:
-        """Claim nothing any more, and refuse no webhook; those that come are still noted. Raises what went wrong."""
+        """Stop claiming, and refuse no more webhooks. Further ones are still recorded. Raises the callers' errors."""
         self.flaky = ""
         self._over.set()
         self._callers.shutdown()
@@ -66,7 +67,7 @@ class Owners:
             calling.result()
 
     def take(self, posted: Posted) -> int:
-        """Note a webhook, and return the answer."""
+        """Record a webhook, and return the status of the response."""
         new = posted.id not in self._known
         self._known.add(posted.id)
         status = 500 if new and posted.path == self.flaky and self._chance.random() < _FAILING else 204
@@ -91,10 +92,10 @@ class Owners:
                     self._waiting.append(chosen)
 
     def _act(self, chance: random.Random, webhook_id: str, key_id: str, token: str) -> bool:
-        """Do something about a rotation, and say whether the token is to be tried again later."""
+        """Claim a rotation, or rotate the key by hand. Return whether to try the token again later."""
         if chance.random() < 0.03:
             self._rotate(chance, key_id)
-            return True  # which must be refused then, unless the answer was lost and nothing done
+            return True  # a claim must then be refused, unless this call failed and nothing was done
         self.claiming.set()
         targets = self._targets()
         if chance.random() < 0.25:
@@ -148,7 +149,7 @@ class Owners:
 
 
 def verdicts(targets: Sequence[str], operator: str, shown: dict[str, str]) -> dict[str, str]:
-    """Verify every key that was shown, by what is true now, and return the verdicts by the keys' ids."""
+    """Verify every key that was shown, fully consistently, and return the verdicts by key id."""
     clients = [Client(target, operator) for target in targets]
     try:
         return {

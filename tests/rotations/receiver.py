@@ -1,6 +1,6 @@
-"""A receiver that takes thousands of webhooks a second's worth of work away from nobody: one thread, no framework.
+"""A receiver that is cheap even at thousands of webhooks a second: one thread, and no framework.
 
-It verifies each signature with the specification's library and hands on what it was sent.
+It can verify each signature with the specification's library, and hands each webhook to a callback.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ _ANSWER = "HTTP/1.1 {} as told\r\nContent-Length: {}\r\nConnection: close\r\n\r\
 
 @dataclass(frozen=True)
 class Posted:
-    """A webhook as it came. Its repr shows no claim token and no signature."""
+    """A received webhook. Its repr shows no claim token and no signature."""
 
     path: str
     headers: dict[str, str] = field(repr=False)
-    """Their names in lower case."""
+    """The headers, by lower-case name."""
     body: bytes = field(repr=False)
 
     @property
@@ -33,22 +33,22 @@ class Posted:
 
     @property
     def type(self) -> str:
-        """Return what it tells of."""
+        """Return the type in its message."""
         return str(json.loads(self.body)["type"])
 
     @property
     def data(self) -> dict[str, Any]:
-        """Return what it tells."""
+        """Return the data in its message."""
         data: dict[str, Any] = json.loads(self.body)["data"]
         return data
 
     @property
     def digest(self) -> str:
-        """Return what tells this body from any other."""
+        """Return the SHA-256 digest of the body."""
         return hashlib.sha256(self.body).hexdigest()
 
     def signed_by(self, secret: str) -> bool:
-        """Say whether the signature is that secret's."""
+        """Return whether the signature was made with this secret."""
         try:
             Webhook(secret).verify(self.body.decode(), self.headers)
         except WebhookVerificationError:
@@ -57,14 +57,14 @@ class Posted:
 
 
 Take = Callable[[Posted], int]
-"""Takes a webhook and returns the HTTP status to answer. Called by one thread; it must not dawdle."""
+"""Takes a webhook and returns the HTTP status of the response. Called by one thread, and must not block."""
 
 
 class Receiver:
     """An HTTP server on a free port of this machine, for as long as the context lasts.
 
-    Answers are held back while ``hold`` is set, for ``LONGEST_HOLD`` seconds at most; ``echo`` sends back what came
-    with any answer that has a body.
+    Responses are held back while ``hold`` is set, for at most ``LONGEST_HOLD`` seconds. With ``echo``, any response
+    that can have a body returns the request's.
     """
 
     LONGEST_HOLD = 2.0
@@ -88,7 +88,7 @@ class Receiver:
         self._thread.join()
 
     def url(self, path: str = "/hook") -> str:
-        """Return where to send webhooks."""
+        """Return the URL for webhooks."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""The checker of rotations: it finds what breaks a promise, and nothing else."""
+"""The checker of rotations finds what breaks a promise, and nothing else."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ LATER = {"due_time": "2030-01-15T00:00:00Z"}
 
 
 def arrival(webhook_id: str, kind: str, key_id: str, digest: str = "", **fields: Any) -> Arrival:
-    """Return a webhook that came, was signed and taken."""
+    """Return a webhook that arrived, signed, and was accepted."""
     return Arrival(webhook_id, kind, key_id, digest or f"body of {webhook_id}", True, 204)._replace(**fields)
 
 
@@ -87,25 +87,26 @@ GOOD = replace(
         arrival("msg_18", "key.rotation_due", "made by hand"),
     ],
 )
-"""Keys that were claimed, the answer shown or lost, or rotated by hand, and what was told of it, some of it twice."""
+"""A history of keys that were claimed, with the response received or lost, or rotated by hand, and of their webhooks,
+some of which were sent twice."""
 
 Doctor = Callable[[History], History]
 
 
 def more(part: str, *items: Any) -> Doctor:
-    """Return what adds items to a part of a history."""
+    """Return a function that adds items to a part of a history."""
     return lambda history: replace(history, **{part: [*getattr(history, part), *items]})
 
 
 def less(part: str, number: int) -> Doctor:
-    """Return what takes the item with a number from a part of a history."""
+    """Return a function that removes an item, by its index, from a part of a history."""
     return lambda history: replace(
         history, **{part: [item for at, item in enumerate(getattr(history, part)) if at != number]}
     )
 
 
 def changed(part: str, number: int, **fields: Any) -> Doctor:
-    """Return what changes the item with a number."""
+    """Return a function that changes fields of an item, by its index, in a part of a history."""
     return lambda history: replace(
         history,
         **{part: [item._replace(**fields) if at == number else item for at, item in enumerate(getattr(history, part))]},
@@ -113,7 +114,7 @@ def changed(part: str, number: int, **fields: Any) -> Doctor:
 
 
 def said(**verdicts: str) -> Doctor:
-    """Return what changes verdicts."""
+    """Return a function that changes verdicts."""
     return lambda history: replace(history, verdicts={**history.verdicts, **verdicts})
 
 
@@ -207,13 +208,13 @@ BROKEN: dict[str, tuple[Doctor, str]] = {
 
 
 def test_kept() -> None:
-    """Repetitions, lost answers, late claims and rotations by hand break nothing."""
+    """Repetitions, lost responses, late claims and manual rotations break no promise."""
     assert check(GOOD) == Findings()
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken(name: str) -> None:
-    """Whatever is wrong with a history is found, and named."""
+    """Each kind of violation in a history is found, and named."""
     doctor, text = BROKEN[name]
     findings = check(doctor(GOOD))
     assert findings.violations >= 1
@@ -221,7 +222,7 @@ def test_broken(name: str) -> None:
 
 
 def test_all_are_counted() -> None:
-    """A flood of violations is counted, and some of it told."""
+    """All violations are counted, and the first ones are reported."""
     events = [Event(100 + number, "ROTATION_DUE", f"key {number % 50}", DUE_TIME) for number in range(100)]
     findings = check(History(events=events))
     assert findings.violations == 150

@@ -1,1 +1,1 @@
-"""Attackers against a real server, with honest callers beside them, and a table of what it did: ``make siege``."""
+"""Attacks on a real server, with honest callers at the same time, and a table of the results: ``make siege``."""

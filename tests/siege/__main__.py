@@ -1,11 +1,12 @@
-"""Attackers against a real server, with honest callers beside them.
+"""Attacks on a real server, with honest callers at the same time.
 
     python -m tests.siege
     python -m tests.siege --only headers-16 --only rapid-reset --database postgresql --workers 2
 
-Each attack meets a server of its own: honest callers before, during and after it, and then SIGTERM while it goes on
-once more. docs/reliability.md says what is attacked and what "held" means. Ends with 1 if anything was not held.
-Nothing of the server is used but its commands, flags and RPCs, so an older one can be attacked: ``--server-python``.
+Each attack gets a server of its own. Honest callers call it before, during and after the attack. Then the attack runs
+again, and SIGTERM comes in the middle of it. docs/reliability.md says what is attacked and what "held" means. The exit
+code is 1 if anything was not held. Only the server's commands, flags and RPCs are used, so an older server can be
+attacked as well: ``--server-python``.
 """
 
 import argparse
@@ -31,7 +32,7 @@ WIDTH = 200
 
 
 def run(attacks: Sequence[Attack], settings: Settings, folder: Path) -> list[Outcome]:
-    """Run attacks one after another; before the first flood, the one that floods are compared with."""
+    """Run attacks one after another. The first flood is preceded by the yardstick that floods are compared with."""
     postgresql = Postgresql(folder / "postgresql") if settings.database == "postgresql" else None
     crew, ground = Crew(), Ground(folder, settings, postgresql)
     outcomes = []
@@ -90,7 +91,7 @@ def main() -> int:
         )
         chosen = [attack for attack in chosen if attack.short or arguments.only]
     chosen = [attack for attack in chosen if attack.database in ("", settings.database)]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are stopped and removed
     with memory() as folder:
         outcomes = run(chosen, settings, folder)
     made_of = ", ".join(f"{name} {version}" for name, version in versions(settings.python).items())

@@ -1,4 +1,4 @@
-"""What happens without anybody's ill will: locks that are held, databases that stand still, callers who have gone."""
+"""Accidents, without an attacker: locks that are held, databases that stop, callers who have gone."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 PATIENCE_OF_THE_GONE = 0.04
-"""Seconds after which a caller gives up: less than bcrypt takes at its default cost."""
+"""Seconds after which a caller gives up, less than bcrypt takes at its default cost."""
 
 IN_WORK = 16
-"""At most so many calls can have been in work when their callers left."""
+"""Most calls that can have been in progress when their callers left."""
 
 
 async def write_lock(scene: Scene, tally: Tally) -> None:
-    """Hold SQLite's write lock from another process while ten Creates come."""
+    """Hold SQLite's write lock from another process while ten Creates arrive."""
     connection = apsw.Connection(scene.database.removeprefix("sqlite:///"))
     connection.set_busy_timeout(10_000)  # milliseconds
     connection.execute("BEGIN IMMEDIATE")
@@ -49,7 +49,7 @@ async def database_stands_still(scene: Scene, tally: Tally) -> None:
 
 @contextmanager
 def _stopped(pid: int) -> Iterator[int]:
-    """Stop PostgreSQL's first process, so that it starts no other, and then the others."""
+    """Stop PostgreSQL's first process, so that it starts no others, and then its children."""
     first = psutil.Process(pid)
     stopped = [first]
     try:
@@ -64,7 +64,7 @@ def _stopped(pid: int) -> Iterator[int]:
 
 
 def wake(pid: int) -> None:
-    """Let all processes of a PostgreSQL go on."""
+    """Continue all processes of a PostgreSQL server."""
     first = psutil.Process(pid)
     for process in (*first.children(recursive=True), first):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -87,7 +87,7 @@ async def gone_rotates(scene: Scene, tally: Tally) -> None:
             return str(made.key)
 
         given_up = [text for _ in range(20) if (text := await rotate())]
-        await asyncio.sleep(1)  # whatever still goes on is done then
+        await asyncio.sleep(1)  # for calls that are still in progress
         for text in given_up:
             answer = await _call(scene, stub.Verify, "verify", pb.VerifyRequest(key=text))
             tally.counts["lost keys"] += not answer.valid
@@ -96,7 +96,7 @@ async def gone_rotates(scene: Scene, tally: Tally) -> None:
 
 
 async def gone_creates(scene: Scene, tally: Tally) -> None:
-    """Begin 100 Creates and cancel them after 40 ms: nothing may be begun for callers who have gone."""
+    """Begin 100 Creates and cancel them after 40 ms: no work may begin for callers who have gone."""
     async with scene.channel() as channel:
         stub = ApiKeyServiceStub(channel)
         request = pb.CreateRequest(project_id=TENANT, environment_id="gone", name="unwanted")
@@ -126,7 +126,7 @@ async def gone_creates(scene: Scene, tally: Tally) -> None:
 
 
 async def silent_webhooks(scene: Scene, tally: Tally) -> None:
-    """Have 200 webhooks sent to a receiver that accepts connections and never answers."""
+    """Cause 200 webhooks to a receiver that accepts connections and never answers."""
     open_: list[asyncio.StreamWriter] = []
 
     def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,11 +10,11 @@ from tests.siege.attacks import BY_NAME
 from tests.siege.scene import Scene, Tally
 
 FINISHING = 30.0
-"""Seconds that an attack which looks at its own outcome may take longer than others."""
+"""Seconds of extra time for an attack that checks its own outcome."""
 
 
 class Attacker:
-    """A process that attacks when it is told to, and can be told so several times."""
+    """A process that attacks on command, as often as needed."""
 
     def __init__(self, name: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -24,11 +24,11 @@ class Attacker:
         theirs.close()
 
     def begin(self, scene: Scene) -> None:
-        """Begin to attack."""
+        """Start the attack."""
         self._pipe.send(scene)
 
     def end(self, finish: bool = False) -> tuple[Tally, float]:
-        """Stop attacking, or first ``finish``; return what was done, and the share of a core that it took."""
+        """Stop the attack, after it has ended by itself if ``finish``. Return its tally and its share of a core."""
         self._pipe.send(finish)
         if not self._pipe.poll(FINISHING + 10):
             raise AssertionError("the attacker does not end")
@@ -36,7 +36,7 @@ class Attacker:
         return answer
 
     def kill(self) -> None:
-        """End the process."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self._pipe.close()

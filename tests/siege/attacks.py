@@ -1,4 +1,4 @@
-"""All attacks, in the table's order, and what "held" means beside each."""
+"""All attacks, in the order of the table, and what "held" means for each."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ ANYTHING_THAT_WRITES = frozenset({"Revoke", "denied", "change"})
 EVERYTHING = ANYTHING_THAT_WRITES | {"Verify", "unseen", "Get", "Check", "List", "new Watch", "health", "heartbeat"}
 
 SMALL_CACHE = ("--cache-bytes", "4MiB")
-"""Memory for remembered keys, where an attack fills it: what it may keep would hide what else is kept."""
+"""The cache size for attacks that fill the cache: a large one would hide other growth of memory."""
 
 
 def _attack(run: object, held: Held, short: bool = False, **more: object) -> Attack:
@@ -19,7 +19,7 @@ def _attack(run: object, held: Held, short: bool = False, **more: object) -> Att
 
 
 YARDSTICK = _attack(outsiders.checks, Held())
-"""As many calls as a well-behaved client makes: what floods are compared with."""
+"""As many calls as a well-behaved client can make. Floods are compared with it."""
 
 ATTACKS: Sequence[Attack] = (
     _attack(outsiders.headers_16, OUTSIDER, short=True),

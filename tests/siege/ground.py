@@ -1,4 +1,4 @@
-"""Where attacks happen: installations, their keys, and the servers on them."""
+"""The targets of attacks: installations, their keys, and their servers."""
 
 import json
 import shutil
@@ -18,16 +18,16 @@ from tests.siege.honest import PACE, Place
 from tests.siege.scene import ATTACKERS_KEYS, TENANT, Attack, Scene
 
 GRACE = 5.0
-"""Seconds of --shutdown-grace."""
+"""The server's --shutdown-grace, in seconds."""
 ENDING = GRACE + 1.0
-"""Seconds in which SIGTERM must end the server."""
+"""Seconds within which SIGTERM must end the server."""
 WARM, READABLE = 20, 5
-"""So many keys are verified all the time, and read."""
+"""The numbers of keys that are verified continuously, and that are read."""
 NOISE, NOISE_SHORT = 0.02, 0.2
-"""Seconds under which p99s say nothing: that is the scheduler of a machine with few cores. In a run of a few seconds,
-the p99 is what the slowest four calls met with."""
+"""Seconds below which a p99 is only noise, from the process scheduler of a machine with few cores. In a run of a few
+seconds, the slowest four calls determine the p99."""
 LONGEST = 30.0
-"""Seconds that a run takes at the most, beyond what the settings add."""
+"""Most seconds that a run takes, beyond what the settings add."""
 
 _VERIFYING = "tumbler:keys:verify"
 SCOPES: Mapping[str, str] = {
@@ -45,7 +45,7 @@ sys.path.insert(0, str(pathlib.Path(tumbler_server.__file__).parents[2]))
 from benchmarks import seed
 seed.add_digested(sys.argv[1], pathlib.Path(sys.argv[2]), seed.texts(int(sys.argv[3])))
 """
-"""Fills a database by the attacked server's own checkout."""
+"""Fills a database with the code of the attacked server's own checkout."""
 
 VERSIONS = """
 import json, platform, grpc, bcrypt, google.protobuf
@@ -56,7 +56,10 @@ print(json.dumps({"Python": platform.python_version(), "grpcio": grpc.__version_
 
 @dataclass(frozen=True)
 class Settings:
-    """How a siege is run. ``seconds`` is an attack's; ``rest`` is each of before and after, ``pause`` until the end."""
+    """The settings of a siege. ``seconds`` is the length of an attack, ``rest`` that of the phases before and after it.
+
+    ``pause`` is the time from then until memory is measured.
+    """
 
     seconds: float = 10.0
     rest: float = 5.0
@@ -66,18 +69,18 @@ class Settings:
     python: str = Service.python
     full: bool = False
     noise: float = NOISE
-    """Seconds under which Verify's p99 says nothing."""
+    """Seconds below which Verify's p99 is only noise."""
 
 
 class Ground:
-    """Installations to attack: each founded once, with everybody's keys, and copied for each attack."""
+    """Installations to attack. Each is created once, with all keys, and copied for each attack."""
 
     def __init__(self, folder: Path, settings: Settings, postgresql: Postgresql | None = None) -> None:
         self.folder, self._settings, self._postgresql = folder, settings, postgresql
         self._ready: dict[int, tuple[Service, Place, Scene]] = {}
 
     def begin(self, attack: Attack, folder: Path) -> tuple[Service, Place, Scene]:
-        """Start a server on a copy, in an empty folder."""
+        """Start a server on a copy of an installation, in an empty folder."""
         if attack.cost not in self._ready:
             self._ready[attack.cost] = self._found(attack.cost)
         first, place, scene = self._ready[attack.cost]
@@ -93,7 +96,7 @@ class Ground:
             arguments = [service.database_url, str(service.pepper_file)]
             arguments.append(str(attack.keys * (5 if self._settings.full else 1)))
             subprocess.run([service.python, "-c", _SEED, *arguments], check=True, capture_output=True, timeout=300)
-        if attack.new_pepper:  # of another installation: no digest counts any more
+        if attack.new_pepper:  # another installation's pepper: all digests are void
             shutil.copyfile(self._service(folder / "other").init().pepper_file, service.pepper_file)
         try:
             service.start()
@@ -111,7 +114,7 @@ class Ground:
         return service
 
     def _found(self, cost: int) -> tuple[Service, Place, Scene]:
-        """Found an installation, and make everybody's keys, enough for the longest attack."""
+        """Create an installation with all keys, enough for the longest attack."""
         name = f"siege-ready-{cost}"
         url = self._postgresql.new_database(name) if self._postgresql else ""
         service = self._service(self.folder / name, url, ["--bcrypt-cost", str(cost)]).init().start()
@@ -156,7 +159,7 @@ class Ground:
 
 
 def kill(service: Service) -> None:
-    """End all of a server's processes at once."""
+    """Kill all processes of a server at once."""
     if service.process is None or service.process.poll() is not None:
         return
     first = psutil.Process(service.process.pid)
@@ -169,6 +172,6 @@ def kill(service: Service) -> None:
 
 
 def versions(python: str) -> Mapping[str, str]:
-    """Return what a server is made of."""
+    """Return the versions of a server's components."""
     told = subprocess.run([python, "-c", VERSIONS], check=True, capture_output=True, text=True, timeout=60)
     return dict(json.loads(told.stdout))

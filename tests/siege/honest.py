@@ -1,7 +1,7 @@
-"""The honest callers: what they call all the time, beside whatever attack, and what they meet with.
+"""The honest callers, which call continuously during every attack, and the outcomes of their calls.
 
-They run in three processes of their own, each with connections, projects and keys that no attacker has. Verifications
-are begun at their pace whether the ones before were answered or not, as those of many independent callers would be.
+They run in three processes of their own, with connections, projects and keys that no attacker has. They start calls at
+a fixed pace, whether or not earlier calls were answered, like many independent callers.
 """
 
 import asyncio
@@ -31,28 +31,28 @@ PACE: Mapping[str, float] = {
 """Calls a second. ``unseen`` is a Verify of a key that the server has not verified before."""
 
 ROLES = ("Verify", "unseen", "Revoke", "denied", "Get", "Check", "List", "new Watch", "health", "heartbeat", "change")
-"""What is measured. ``denied`` is the Verify after a Revoke; ``change`` is from a Revoke's answer to its event;
-``health`` is until a stream's first word.
+"""The kinds of measured calls. ``denied`` is the Verify after a Revoke. ``change`` is the time from a Revoke's response
+to its event. ``health`` is the time to the first message of a stream.
 """
 
 CONNECTIONS = 4
-"""Those who verify have so many, so that each worker has some."""
+"""Connections of the callers of Verify, so that each worker has some."""
 
 BEAT = 1.0
-"""Seconds between two heartbeats; one that is more than twice as late is a failure."""
+"""Seconds between two heartbeats. One that takes more than three times as long is a failure."""
 
 REVOKERS_PATIENCE = 15.0
-"""Seconds after which who revokes gives up: later than the others."""
+"""Seconds after which a caller of Revoke gives up, later than the others."""
 
 _INSISTING = 5.0
-"""Seconds for which a caller comes back who is told to."""
+"""Seconds for which a throttled caller retries."""
 
 _LAST_ANSWERS = 4.0
-"""Seconds after the end in which answers may still come."""
+"""Seconds after the end in which responses may still arrive."""
 
 
 class Call(NamedTuple):
-    """A call: when it began, how long it took (seconds of the monotonic clock), and what was wrong, if anything."""
+    """A call: its start and duration (in seconds of the monotonic clock), and its failure, or an empty string."""
 
     role: str
     began: float
@@ -62,14 +62,14 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """What the honest callers know: the server, and their keys."""
+    """The server and the keys of the honest callers."""
 
     target: str
     ca: bytes | None
     keys: Mapping[str, str] = field(repr=False)
     """The key that each role calls with."""
     warm: Sequence[str] = field(repr=False)
-    """Texts of keys that are verified all the time."""
+    """Texts of keys that are verified continuously."""
     unseen: Sequence[str] = field(repr=False)
     """Texts of keys that are verified once."""
     doomed: Sequence[tuple[str, str]] = field(repr=False)
@@ -77,12 +77,12 @@ class Place:
     readable: Sequence[str]
     """Ids of keys that are read."""
     patience: float = 2.0
-    """Seconds after which a caller gives up; the client libraries do after so many."""
+    """Seconds after which a caller gives up. The client libraries use this default."""
 
 
 @dataclass
 class Met:
-    """What a process of theirs met with. ``late`` is how many seconds its calls began after they should have."""
+    """The results of one process. ``late`` has the delays with which its calls began, in seconds."""
 
     calls: list[Call] = field(default_factory=list)
     revoked: dict[str, float] = field(default_factory=dict)
@@ -94,13 +94,13 @@ _over: Event
 
 
 def join(over: Event) -> None:
-    """Enter a process into a run."""
-    global _over  # noqa: PLW0603 - it can only be handed to a process when that starts
+    """Store a run's end event in a new process."""
+    global _over  # noqa: PLW0603 - an event can only be passed to a process when it starts
     _over = over
 
 
 class Crew:
-    """The processes of the honest callers; they serve one run after another."""
+    """The processes of the honest callers, which are used for one run after another."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -110,12 +110,12 @@ class Crew:
         list(self._pool.map(get_ready, range(len(_PROCESSES))))
 
     def begin(self, place: Place) -> None:
-        """Have all begin to call."""
+        """Start the calls of all processes."""
         self._over.clear()
         self._running = [self._pool.submit(call, part, place) for part in range(len(_PROCESSES))]
 
     def end(self) -> Met:
-        """Have all end, and return what they met with."""
+        """Stop all processes' calls, and return their results."""
         self._over.set()
         total = Met()
         for part in (running.result(60) for running in self._running):
@@ -127,13 +127,13 @@ class Crew:
         return total
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         self._over.set()
         self._pool.shutdown()
 
 
 def get_ready(_: int) -> None:
-    """Have a process started that has everything imported, and keep it until the others have theirs, too."""
+    """Keep a new process, with its imports done, busy until the others have started too."""
     time.sleep(0.5)
 
 
@@ -212,7 +212,7 @@ class _Caller:
         return "" if answer.valid else f"a good key is {pb.VerifyCode.Name(answer.code)}"
 
     async def _insist(self, role: str, text: str) -> pb.VerifyResponse:
-        """Verify a key; who is told when to come back comes back, for as long as a caller waits."""
+        """Verify a key. If throttled, retry after the delay in the error, as long as a caller would."""
         until = time.monotonic() + _INSISTING
         while True:
             try:
@@ -244,7 +244,7 @@ class _Caller:
         return ""
 
     async def _check(self) -> str:
-        """Check health as a load balancer does: over a new connection each time."""
+        """Check health as a load balancer does, on a new connection each time."""
         async with channel(self._place.target, self._place.ca) as new:
             answer = await health_pb2_grpc.HealthStub(new).Check(
                 health_pb2.HealthCheckRequest(), timeout=self._place.patience
@@ -253,7 +253,7 @@ class _Caller:
         return "" if name == "SERVING" else f"health is {name}"
 
     async def _watch_health(self) -> str:
-        """Watch health, as a client that has just connected does, until the first word."""
+        """Watch health until the first message, like a client that has just connected."""
         async with channel(self._place.target, self._place.ca) as new:
             stub = health_pb2_grpc.HealthStub(new)
             stream = stub.Watch(health_pb2.HealthCheckRequest(), timeout=self._place.patience)
@@ -271,7 +271,7 @@ class _Caller:
             stream.cancel()
 
     async def _watch(self) -> None:
-        """Listen to the changes of the project whose keys are revoked, and open the stream again where it ends."""
+        """Watch the project whose keys are revoked, and reopen the stream when it ends."""
         cursor = ""
         stub = self._stubs["watch"][0]
         metadata = (("authorization", f"Bearer {self._place.keys['watch']}"),)
@@ -319,4 +319,4 @@ _PROCESSES: Sequence[Sequence[str]] = (
     ("Revoke", "denied", "unseen"),
     ("Get", "Check", "List", "new Watch", "health", "watch"),
 )
-"""Which process makes which calls."""
+"""The calls of each process."""

@@ -1,4 +1,4 @@
-"""What an attack did, and whether that is what "held" means."""
+"""The outcome of an attack, and whether the server held."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,40 +9,40 @@ from tests.siege.scene import BEFORE, FLOOD, Held
 
 MOST_MEMORY = 512 << 20
 GROWTH = 1.2
-"""By so much of the memory at the start the memory at the end may be larger."""
+"""The ratio of memory at the end to memory at the start that is allowed."""
 AGAIN = 1.1
-"""Where it is larger than that: so much of it may be there when the same attack has been made once more."""
+"""If memory grows more than that: the further ratio that is allowed after the same attack is repeated."""
 TIMES = 3.0
-"""So many times its p99 of before may Verify's p99 be, beside an attack without a key."""
+"""The ratio of Verify's p99 during an attack without a key to its p99 before that is allowed."""
 PHASES = ("before", "during", "after")
 
 
 @dataclass
 class Outcome:
-    """What an attack did to a server, and to those who called it."""
+    """The effects of an attack on a server and its callers."""
 
     attack: str
     what: str
     calls: dict[str, dict[str, list[Call]]] = field(default_factory=dict)
     """By phase, then by role."""
     memory: dict[str, int] = field(default_factory=dict)
-    """Bytes at the start, at the peak and at the end; and after ``again``, a second attack, where that was made."""
+    """Bytes at the start, at the peak and at the end; and after ``again``, a second attack, if there was one."""
     ended: float | None = None
-    """Seconds from SIGTERM to the end; None where it had to be killed."""
+    """Seconds from SIGTERM to the server's end; None if it had to be killed."""
     counts: dict[str, int] = field(default_factory=dict)
     busy: float = 0.0
-    """The share of a core that the attacker took: near 1, it could not have done more."""
+    """The attacker's share of a core. Near 1, it could not have done more."""
     late: float = 0.0
-    """p99 of how late the honest callers' own processes were, in seconds."""
+    """The p99 of the delays with which the honest callers' own processes began calls, in seconds."""
     problems: list[str] = field(default_factory=list)
 
     def quantile(self, phase: str, role: str, share: float) -> float | None:
-        """Return a quantile of how long calls of a role took, in seconds; None where there were none."""
+        """Return a quantile of the durations of a role's calls, in seconds, or None if there were no calls."""
         took = sorted(call.took for call in self.calls.get(phase, {}).get(role, ()))
         return took[min(int(len(took) * share), len(took) - 1)] if took else None
 
     def failures(self, phase: str, roles: Sequence[str] = ROLES) -> dict[str, int]:
-        """Return how many calls of each role failed, of those that had failures."""
+        """Return the number of failed calls of each role that had any."""
         failed = {
             role: sum(bool(call.failure) for call in calls)
             for role, calls in self.calls.get(phase, {}).items()
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def judge(held: Held, outcome: Outcome, yardstick: float, noise: float = NOISE) -> None:
-    """Note what was not held."""
+    """Add a problem for each limit that the server did not hold."""
     problems = outcome.problems
     if not outcome.calls:
         return

@@ -1,4 +1,4 @@
-"""Attackers without a key: what anybody can send who reaches the port."""
+"""Attackers without a key: whatever any client that reaches the port can send."""
 
 import asyncio
 import gzip
@@ -58,7 +58,7 @@ async def headers_5000(scene: Scene, tally: Tally) -> None:
 
 
 async def strangers_calls(scene: Scene, tally: Tally) -> None:
-    """Open 4,800 calls that need no key, 16 a connection, and ask nothing."""
+    """Open 4,800 calls that need no key, 16 a connection, and send no message."""
     paths = (f"{wire.HEALTH}/Check", f"{wire.HEALTH}/Watch", REFLECTION, f"{wire.SERVICE}/ClaimRotation")
     await Lines(scene, tally.counts, 300, 16).keep([wire.headers(path) for path in paths])
 
@@ -76,7 +76,7 @@ async def unread_checks(scene: Scene, tally: Tally) -> None:
 
 
 async def unread_statuses(scene: Scene, tally: Tally) -> None:
-    """Have reflection fill 80 sockets that nobody reads, and ask 16 times on each for a health service that is not."""
+    """Make reflection fill 80 sockets that are never read, and check an unknown health service 16 times on each."""
     loop = asyncio.get_running_loop()
     window = (2**31 - 1).to_bytes(4, "big")
     begin = wire.PREFACE + frame(SETTINGS, 0, 0, (4).to_bytes(2, "big") + window)
@@ -97,7 +97,7 @@ async def unread_statuses(scene: Scene, tally: Tally) -> None:
             connection.setblocking(False)
             await loop.sock_connect(connection, scene.address)
             await loop.sock_sendall(connection, begin)
-            await asyncio.sleep(5)  # until its answers have filled what the server may send
+            await asyncio.sleep(5)  # until the responses have filled all that the server may send
             while True:
                 await loop.sock_sendall(connection, ask)
                 tally.counts["checks"] += 16
@@ -129,7 +129,7 @@ async def byte_a_second(scene: Scene, tally: Tally) -> None:
 
 
 async def watch_and_cancel(scene: Scene, tally: Tally) -> None:
-    """Watch health, read the first word, and cancel: again and again, up to 10,000 times."""
+    """Watch health, read the first message, and cancel: again and again, up to 10,000 times."""
     await _watch_health(scene, tally, itertools.repeat("", 10_000))
 
 
@@ -204,10 +204,10 @@ async def unread_wrong_key(scene: Scene, tally: Tally) -> None:
 
 
 async def _unread(scene: Scene, tally: Tally, fields: Sequence[tuple[str, str]]) -> None:
-    """Call until the connection takes no more; then leave it as it is, and go on with another. A window of 0."""
+    """Call, with a window of 0, until the connection takes no more. Then leave it open, and go on with another."""
     headers, body = wire.block(fields), framed(b"")
     window_0 = (4).to_bytes(2, "big") + bytes(4)
-    per_connection = 65_000 // len(body)  # what may be sent before the server enlarges the window, which nobody reads
+    per_connection = 65_000 // len(body)  # the initial window: we never read the server's updates of it
     async with AsyncExitStack() as open_:
         while True:
             with suppress(*GONE, asyncio.TimeoutError):
@@ -266,7 +266,7 @@ async def huge_headers(scene: Scene, tally: Tally) -> None:
 
 
 async def header_references(scene: Scene, tally: Tally) -> None:
-    """Name a header of 3,900 bytes again by a byte, 4,200 times a call; 128 KiB a second on each of 12 connections."""
+    """Repeat a header of 3,900 bytes by one-byte references, 4,200 a call; 12 connections, 128 KiB a second each."""
     fields = wire.block(wire.headers(VERIFY))
     remembered = b"\x40\x01x\x7f" + _varint(3_900 - 127) + b"y" * 3_900  # RFC 7541, 6.2.1
     again = fields + b"\xbe" * 4_200
@@ -286,7 +286,7 @@ async def slow_windows(scene: Scene, tally: Tally) -> None:
 
 
 async def herd(scene: Scene, tally: Tally) -> None:
-    """Begin 100 calls of all methods on each of 200 connections in the same moment, cancel them, and begin again."""
+    """Begin 100 calls of all methods on each of 200 connections at the same moment, cancel them, and repeat."""
     blocks = [wire.block(wire.headers(f"{wire.SERVICE}/{method.name}")) for method in SERVICE.methods]
     async with AsyncExitStack() as open_:
         writers = [await open_.enter_async_context(wire.raw(scene)) for _ in range(200)]
@@ -310,7 +310,7 @@ async def herd(scene: Scene, tally: Tally) -> None:
 async def slow_flood(
     scene: Scene, tally: Tally, chunks: Callable[[], Iterator[bytes]], what: str, number: int, rate: int
 ) -> None:
-    """Send chunks over so many connections, on each no more than so many bytes a second; open what ends anew."""
+    """Send chunks on ``number`` connections, at most ``rate`` bytes a second on each. Reopen those that end."""
 
     async def send() -> None:
         while True:
@@ -330,7 +330,7 @@ async def slow_flood(
 
 
 def _varint(number: int) -> bytes:
-    """Return a number as HPACK has it, past what its prefix holds."""
+    """Return the rest of a number in HPACK's encoding, beyond what the prefix holds."""
     head = b""
     while number >= 128:
         head += bytes((number % 128 + 128,))
@@ -341,7 +341,7 @@ def _varint(number: int) -> bytes:
 async def flood(
     scene: Scene, tally: Tally, chunks: Callable[[], Iterator[bytes]], what: str, in_a_chunk: int, reads: bool = True
 ) -> None:
-    """Send chunks over four connections, and open each again that ends: its chunks then begin again."""
+    """Send chunks on four connections. Reopen those that end, and start their chunks again."""
 
     async def send() -> None:
         while True:
@@ -361,7 +361,7 @@ async def flood(
 
 
 async def idle_connections(scene: Scene, tally: Tally) -> None:
-    """Open 5,000 connections, introduce oneself on every second, and do nothing."""
+    """Open 5,000 connections, send the HTTP/2 preface on every second one, and do nothing."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     hello = wire.PREFACE + frame(SETTINGS, 0, 0)
@@ -369,7 +369,7 @@ async def idle_connections(scene: Scene, tally: Tally) -> None:
 
 
 async def full_table(scene: Scene, tally: Tally) -> None:
-    """Keep 9,500 connections open that say nothing, and open each again that the server ends."""
+    """Keep 9,500 silent connections open, and reopen those that the server closes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -415,7 +415,7 @@ async def _connections(scene: Scene, tally: Tally, number: int, first: Callable[
 
 
 async def reflection_idle(scene: Scene, tally: Tally) -> None:
-    """Open 500 reflection streams that ask nothing."""
+    """Open 500 reflection streams without a request."""
     await Lines(scene, tally.counts, 5, 100).keep([wire.headers(REFLECTION)])
 
 
@@ -445,7 +445,7 @@ async def garbage(scene: Scene, tally: Tally) -> None:
 
 
 async def http1(scene: Scene, tally: Tally) -> None:
-    """Ask in HTTP/1.1."""
+    """Send HTTP/1.1 requests."""
     await _strangers(scene, tally, lambda _: b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 

@@ -89,7 +89,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def _told(problems: Sequence[str]) -> str:
-    """Return problems in a few words: the table has the figures."""
+    """Return problems in short form, since the table has the figures."""
     return "; ".join(re.split(r":|,| \(| is ", problem)[0] for problem in problems)
 
 

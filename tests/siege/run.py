@@ -1,4 +1,4 @@
-"""One attack on one server of its own: before, during and after it, and then SIGTERM in the middle of it."""
+"""One attack on a server of its own: the time before, during and after it, and then SIGTERM in the middle of it."""
 
 import statistics
 import subprocess
@@ -23,17 +23,17 @@ from tests.siege.outcome import GROWTH, PHASES, Outcome, judge
 from tests.siege.scene import Attack, Scene
 
 WARM_UP = 1.0
-"""At most so many seconds in which the honest callers connect, and the server comes to know their keys."""
+"""Most seconds for the honest callers to connect, and for the server to cache their keys."""
 SETTLING = 12.0
-"""At most so many seconds in which the server gives memory back: who is refused often is told up to 10 s late."""
+"""Most seconds for the server to release memory: peers that are often refused get their errors up to 10 s late."""
 STRUCK = 1.5
-"""At most so many seconds for which an attack goes on before SIGTERM."""
+"""Most seconds of an attack before SIGTERM."""
 
 
 def besiege(attack: Attack, settings: Settings, crew: Crew, ground: Ground, yardstick: float = 0.0) -> Outcome:
-    """Run one attack and judge what happened. ``yardstick`` is Verify's p99 beside as many no-op calls, in seconds.
+    """Run one attack and judge its outcome. ``yardstick`` is Verify's p99 during a flood of no-op calls, in seconds.
 
-    What goes wrong before the attack is the machine's doing: the run is then made once more.
+    Failures before the attack are caused by the machine, so the run is then repeated once.
     """
     outcome = _run(attack, settings, crew, ground)
     if not outcome.calls or outcome.failures("before"):
@@ -59,7 +59,7 @@ def _run(attack: Attack, settings: Settings, crew: Crew, ground: Ground) -> Outc
                     attacker.end(attack.finishes)
                     _settle(settings, sizes, outcome, "again")
                 outcome.ended = _sigterm(service, attacker, scene, min(STRUCK, settings.rest))
-        except Exception as failure:  # a server that hung, or has ended: the siege goes on
+        except Exception as failure:  # the server hung or ended; the siege goes on
             outcome.problems.append(f"the run broke off: {type(failure).__name__}: {str(failure)[:300]}")
         finally:
             attacker.kill()
@@ -108,7 +108,7 @@ def _phases(
 
 
 def _settle(settings: Settings, sizes: list[int], outcome: Outcome, when: str) -> None:
-    """Note how large the server is once it is back where it began, or has had its time."""
+    """Record the server's memory once it is back near its start, or its time is over."""
     time.sleep(settings.pause)
     until = time.monotonic() + (SETTLING if settings.pause else 0)
     while sizes[-1] > GROWTH * outcome.memory["start"] and time.monotonic() < until:
@@ -117,7 +117,7 @@ def _settle(settings: Settings, sizes: list[int], outcome: Outcome, when: str) -
 
 
 def _prove(place: Place) -> None:
-    """Have every worker know the honest callers' own keys and the warm ones: each costs a bcrypt run."""
+    """Make every worker cache the honest callers' own keys and the warm ones. Each costs a bcrypt run."""
 
     def present(_: int) -> None:
         client = Client(place.target, place.keys["Verify"])
@@ -138,7 +138,7 @@ def _known(client: Client, text: str) -> bool:
 
 
 def _sort(met: Met, marks: Sequence[float], recovery: float, outcome: Outcome) -> None:
-    """Sort what the honest callers met with into the phases. A call belongs to the attack that it overlaps."""
+    """Sort the honest calls into phases. A call that overlaps the attack belongs to it."""
     began, struck, over, ended = marks
     calls = [*met.calls, *_changes(met, began, ended)]
     outcome.calls = {phase: {role: [] for role in ROLES} for phase in PHASES}
@@ -156,10 +156,10 @@ def _sort(met: Met, marks: Sequence[float], recovery: float, outcome: Outcome) -
 
 
 def _changes(met: Met, began: float, ended: float) -> Iterator[Call]:
-    """Give how long after its Revoke's answer each change was heard."""
+    """Yield the delay from each Revoke's response to its event."""
     for key_id, revoked in met.revoked.items():
         if revoked < began:
-            continue  # perhaps nobody listened yet
+            continue  # the stream may not have been open yet
         heard = met.heard.get(key_id)
         if heard is not None:
             yield Call("change", revoked, max(0.0, heard - revoked), "")
@@ -168,7 +168,7 @@ def _changes(met: Met, began: float, ended: float) -> Iterator[Call]:
 
 
 def _sigterm(service: Service, attacker: Attacker, scene: Scene, struck: float) -> float | None:
-    """Attack once more, send SIGTERM in the middle of it, and return after how many seconds the server ended."""
+    """Attack again, send SIGTERM in the middle of it, and return the seconds until the server ended, or None."""
     assert service.process is not None
     if service.process.poll() is not None:
         raise AssertionError(f"the server ended by itself: {service.stderr[-300:]}")
@@ -185,7 +185,7 @@ def _sigterm(service: Service, attacker: Attacker, scene: Scene, struck: float) 
 
 @contextmanager
 def _memory(service: Service) -> Iterator[list[int]]:
-    """Note the server's memory five times a second: of all its processes but the scheduler."""
+    """Record the memory of all of the server's processes except the scheduler, five times a second."""
     assert service.process is not None
     first = psutil.Process(service.process.pid)
     over = threading.Event()

@@ -1,4 +1,4 @@
-"""What an attack is, what it needs to know, and what "held" means for it."""
+"""The definition of an attack, its view of the server, and what "held" means for it."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +9,7 @@ import grpc
 from tests.e2e.service import OWN_CONNECTION
 
 TENANT = "acme"
-"""The project of the attackers that have a key; benchmarks/seed.py puts its keys there, too."""
+"""The project of the attackers that have a key. benchmarks/seed.py adds its keys there, too."""
 
 ATTACKERS_KEYS: Mapping[str, tuple[str, ...]] = {
     "verify": ("tumbler:keys:verify",),
@@ -20,30 +20,30 @@ ATTACKERS_KEYS: Mapping[str, tuple[str, ...]] = {
     "rotate": ("tumbler:keys:rotate",),
     "revoke": ("tumbler:keys:revoke",),
 }
-"""The attackers' keys, each with one scope. Who needs two scopes has two keys."""
+"""The attackers' keys, each with one scope. An attack that needs two scopes uses two keys."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an attacker knows of the server."""
+    """An attacker's knowledge of the server."""
 
     target: str
     keys: Mapping[str, str] = field(repr=False)
     """Texts of keys by the names of ``ATTACKERS_KEYS``."""
     known: str = field(repr=False)
-    """The text of an honest key; of it an attacker uses only the id."""
+    """The text of an honest key. An attacker uses only its id."""
     seconds: float
     full: bool = False
     ca: bytes | None = None
-    """The certificate that the server shows, where it speaks TLS."""
+    """The server's certificate, if it speaks TLS."""
     database: str = ""
     """The database's URL, for accidents."""
     postmaster: int = 0
-    """The process id of PostgreSQL's first process, for accidents."""
+    """The pid of PostgreSQL's first process, for accidents."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Return host and port."""
+        """Return the host and the port."""
         host, _, port = self.target.rpartition(":")
         return host, int(port)
 
@@ -52,12 +52,12 @@ class Scene:
         return channel(self.target, self.ca)
 
     def credential(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Return the metadata of a call with one of the attackers' keys; none for no name."""
+        """Return the metadata of a call with one of the attackers' keys, or none for an empty name."""
         return (("authorization", f"Bearer {self.keys[name]}"),) if name else ()
 
 
 def channel(target: str, ca: bytes | None) -> grpc.aio.Channel:
-    """Open a connection of one's own."""
+    """Open a channel with a connection of its own."""
     options = (*OWN_CONNECTION, ("grpc.max_send_message_length", -1))
     if ca is None:
         return grpc.aio.insecure_channel(target, options)
@@ -66,7 +66,7 @@ def channel(target: str, ca: bytes | None) -> grpc.aio.Channel:
 
 @dataclass
 class Tally:
-    """What an attacker did and met, by what it calls that, and what it found wrong itself."""
+    """An attacker's counts of its actions and their outcomes, and the problems that it found itself."""
 
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -77,19 +77,19 @@ BEFORE, FLOOD = "before", "flood"
 
 @dataclass(frozen=True)
 class Held:
-    """What an honest caller may meet with beside an attack.
+    """The limits on the effect of an attack on honest callers.
 
-    Beside every attack: no honest call fails, the server's memory stays within its bounds, and SIGTERM ends it in time.
+    For every attack, no honest call fails, the server's memory stays within bounds, and SIGTERM ends it in time.
     """
 
     verify: str = ""
-    """What Verify's p99 is compared with: itself ``BEFORE``, or also its p99 beside a ``FLOOD`` of no-op calls."""
+    """The comparison for Verify's p99: that ``BEFORE`` the attack, or also that during a ``FLOOD`` of no-op calls."""
     revoke: float | None = None
-    """Most seconds of Revoke's p99."""
+    """The limit of Revoke's p99, in seconds."""
     excused: frozenset[str] = frozenset()
-    """The calls that may fail during the attack: what they need is what it takes away."""
+    """Calls that may fail during the attack, because it blocks a resource that they need."""
     slowest: Mapping[str, float] = field(default_factory=dict)
-    """Most seconds that any answer takes, a failure included."""
+    """The limit of the slowest response by role, failures included, in seconds."""
     recovery: float = 0.0
     """Seconds after the attack in which calls may still fail."""
 
@@ -102,28 +102,28 @@ PAYING = Held(revoke=0.25)
 
 @dataclass(frozen=True)
 class Attack:
-    """A row of the table. ``run`` goes on until it is cancelled, or has done all it does."""
+    """A row of the table. ``run`` goes on until it is cancelled or finished."""
 
     name: str
     what: str
     run: Callable[[Scene, Tally], Awaitable[None]]
     held: Held
     short: bool = False
-    """Whether it is one of the most telling."""
+    """Whether it belongs to the short form."""
     seconds: float = 0.0
-    """How long it lasts at least."""
+    """Its minimum length, in seconds."""
     seconds_full: float = 0.0
-    """The same for ``--full``."""
+    """The same with ``--full``."""
     finishes: bool = False
-    """Whether it looks at its own outcome, and must get so far."""
+    """Whether it checks its own outcome, and must run to its end."""
     cost: int = 4
-    """bcrypt's cost at the server."""
+    """The server's bcrypt cost."""
     options: tuple[str, ...] = ()
-    """More flags of ``serve``."""
+    """Additional flags of ``serve``."""
     database: str = ""
-    """The only database that it is for."""
+    """The only database that it applies to, or empty for all."""
     tls: bool = False
     keys: int = 0
-    """How many keys the attackers' project has from the beginning."""
+    """The number of keys in the attackers' project at the start."""
     new_pepper: bool = False
-    """Whether the server is restarted with a pepper that has signed no digest."""
+    """Whether the server starts with a pepper that has signed no digest."""

@@ -1,4 +1,4 @@
-"""Attackers with a key of their own project and one scope: what a customer can do to the others."""
+"""Attackers with a key of their own project and one scope: whatever one customer can do to the others."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 MOST_BYTES = 1_000_000
-"""Room for the entries of one field in the largest request that was ever taken, 1 MiB."""
+"""Bytes for the entries of one field, within the largest request that a server ever accepted, 1 MiB."""
 
 WIDE = "😀"
 """A character of four bytes."""
@@ -50,12 +50,12 @@ async def known_resets(scene: Scene, tally: Tally) -> None:
             for stream in streams
         )
 
-    chunks = lambda: itertools.chain([begun], map(chunk, itertools.count(3, 200)))  # noqa: E731 - begun anew each time
+    chunks = lambda: itertools.chain([begun], map(chunk, itertools.count(3, 200)))  # noqa: E731 - restarted for each connection
     await outsiders.flood(scene, tally, chunks, "resets sent", 100)
 
 
 async def many_demands(scene: Scene, tally: Tally) -> None:
-    """Verify with 100 required scopes of 110 characters that nobody asked for before, 14 KB a call."""
+    """Verify with 100 new required scopes of 110 characters each, 14 KB a call."""
 
     def bodies() -> Iterator[bytes]:
         for number in itertools.count():
@@ -171,7 +171,7 @@ async def unread_fat_lists(scene: Scene, tally: Tally) -> None:
 
 
 async def _leave_unread(scene: Scene, tally: Tally, each: int) -> None:
-    """Ask for so many of the longest pages over each of eight connections."""
+    """Request ``each`` of the longest pages at a time on each of eight connections."""
     fields = wire.headers(f"{wire.SERVICE}/List", scene.keys["read"])
     body = framed(pb.ListRequest(page_size=1_000).SerializeToString())
     await Lines(scene, tally.counts, 8, each, window=0).keep([fields], body, end=True)
@@ -249,7 +249,7 @@ async def watch_unread(scene: Scene, tally: Tally) -> None:
 
 
 async def wrong_secrets(scene: Scene, tally: Tally) -> None:
-    """Keep 64 Verifies in flight of one known id, each with another wrong secret, when all digests are void."""
+    """Keep 64 Verifies of one known id in flight, each with a different wrong secret, when all digests are void."""
     parsed = keyformat.parse(scene.known)
 
     def bodies() -> Iterator[bytes]:
@@ -261,7 +261,7 @@ async def wrong_secrets(scene: Scene, tally: Tally) -> None:
 
 
 async def _send(scene: Scene, tally: Tally, key: str, method: str, bodies: Iterator[bytes], in_flight: int = 8) -> None:
-    """Keep so many calls in flight over four connections, from bodies that were made before."""
+    """Keep ``in_flight`` calls in flight on four connections, with encoded bodies."""
     async with AsyncExitStack() as open_:
         channels = [await open_.enter_async_context(scene.channel()) for _ in range(4)]
 
@@ -275,20 +275,20 @@ async def _send(scene: Scene, tally: Tally, key: str, method: str, bodies: Itera
 
 
 async def _count(tally: Tally, call: Any, what: str) -> Any:
-    """Wait for an answer and count it, by its status where it is an error."""
+    """Wait for a response and count it; an error counts by its status."""
     try:
         answer = await call
     except grpc.aio.AioRpcError as failure:
         tally.counts[failure.code().name] += 1
         if failure.code() is grpc.StatusCode.UNAVAILABLE:
-            await asyncio.sleep(0.05)  # there is no connection
+            await asyncio.sleep(0.05)  # not connected
         return None
     tally.counts[what] += 1
     return answer
 
 
 async def _many_fat(scene: Scene, tally: Tally, number: int) -> None:
-    """Make so many of the largest keys that are accepted."""
+    """Create ``number`` keys of the largest accepted size."""
     async with scene.channel() as channel:
         stub = ApiKeyServiceStub(channel)
         request = (await _largest(scene, stub, tally)).request
@@ -302,7 +302,7 @@ class _Fat:
 
 
 async def _largest(scene: Scene, stub: Any, tally: Tally) -> _Fat:
-    """Find out how large a record the server takes, and make a key of that size."""
+    """Find the largest record that the server accepts, and create a key of that size."""
     for size in (1_024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32):
         request = _fat(size)
         made = await _count(tally, stub.Create(request, metadata=scene.credential("create"), timeout=5), "keys made")
@@ -314,7 +314,7 @@ async def _largest(scene: Scene, stub: Any, tally: Tally) -> _Fat:
 
 
 def _fat(size: int) -> pb.CreateRequest:
-    """Return a request for a key with 50 pairs of metadata, each value of so many wide characters."""
+    """Return a request for a key with 50 pairs of metadata, each value of ``size`` wide characters."""
     chance = random.Random(size)  # noqa: S311 - no secret
     pairs = {f"{number:02}".ljust(min(64, size), "k"): WIDE * size for number in range(50)}
     scopes = [f"s{chance.randrange(10**9)}" for _ in range(10)]

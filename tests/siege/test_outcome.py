@@ -1,4 +1,4 @@
-"""What "held" means: that each way not to hold is noticed."""
+"""The rules of "held": each violation is noticed."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def outcome(phase: str = "", role: str = "", took: float = 0.001, failure: str = "", **fields: object) -> Outcome:
-    """Return an outcome in which all went well but for what is given."""
+    """Return an outcome without problems, except for what the arguments set."""
     calls = {
         each: {of: [Call(of, 0.0, 0.001, "")] if of in ("Verify", "Revoke") else [] for of in ROLES} for each in PHASES
     }
@@ -25,14 +25,14 @@ def outcome(phase: str = "", role: str = "", took: float = 0.001, failure: str =
 
 
 def grown(**more: int) -> dict[str, int]:
-    """Return memory that ends more than a fifth above where it began, in bytes; ``more`` is in MiB."""
+    """Return memory sizes in bytes that end more than a fifth above the start. ``more`` is in MiB."""
     sizes = {"start": 90, "peak": 110, "end": 110, **more}
     return {name: size * MIB for name, size in sizes.items()}
 
 
 @pytest.mark.parametrize("held", [Held(), Held(verify=BEFORE), Held(verify=FLOOD), Held(revoke=0.25)])
 def test_nothing_is_wrong_where_all_went_well(held: Held) -> None:
-    """A server that no honest caller could complain of has held."""
+    """A server without any failure or delay of honest calls has held."""
     done = outcome()
     judge(held, done, 0.0)
     assert done.problems == []
@@ -57,7 +57,7 @@ def test_nothing_is_wrong_where_all_went_well(held: Held) -> None:
     ],
 )
 def test_what_was_not_held_is_told(held: Held, done: Outcome, told: str) -> None:
-    """A call that failed or took too long, memory that stayed, a server that does not end: each is a problem."""
+    """A failed or slow call, memory that is not released, and a server that does not end are each a problem."""
     judge(held, done, 0.01)
     assert any(problem.startswith(told) for problem in done.problems), done.problems
     assert not plain(done)["held"]
@@ -66,14 +66,14 @@ def test_what_was_not_held_is_told(held: Held, done: Outcome, told: str) -> None
 
 
 def test_a_flood_is_compared_with_as_many_calls() -> None:
-    """Beside a flood Verify may be as slow as beside a well-behaved client that calls as often as it can."""
+    """During a flood, Verify may be as slow as with a well-behaved client that calls as fast as it can."""
     done = outcome("during", "Verify", 0.04)
     judge(Held(verify=FLOOD), done, 0.014)
     assert done.problems == []
 
 
 def test_memory_that_a_second_attack_does_not_add_to() -> None:
-    """What an attack leaves behind once, and the same attack does not add to, is no leak: it is held, and shown."""
+    """Memory that an attack leaves behind, and a second attack does not add to, is no leak, but is shown."""
     done = outcome(memory=grown(again=115))
     judge(Held(), done, 0.0)
     assert done.problems == []
@@ -81,14 +81,14 @@ def test_memory_that_a_second_attack_does_not_add_to() -> None:
 
 
 def test_calls_that_an_attack_makes_impossible_may_fail_beside_it() -> None:
-    """What needs the database's writer may fail while another process keeps that."""
+    """Calls that write may fail while another process holds the database's write lock."""
     done = outcome("during", "Revoke", failure="UNAVAILABLE")
     judge(BY_NAME["write-lock"].held, done, 0.0)
     assert done.problems == []
 
 
 def test_every_attack_has_a_name_and_says_what_it_does() -> None:
-    """``--list`` tells attacks apart, and a dozen of them are the short form."""
+    """Attacks have distinct names and a description, and a dozen of them are the short form."""
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS)
     assert all(attack.what.endswith((".", ")")) for attack in ATTACKS)
     assert sum(attack.short for attack in ATTACKS) == 12

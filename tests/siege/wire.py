@@ -1,4 +1,4 @@
-"""HTTP/2 as attackers speak it: by the h2 library where the protocol is kept, by frames of our own where it is not."""
+"""HTTP/2 for attackers: with the h2 library if they keep to the protocol, with frames of our own if they do not."""
 
 import asyncio
 import ssl
@@ -29,17 +29,17 @@ END_STREAM, END_HEADERS = 1, 4
 ACK = 1
 
 _AT_ONCE = 100
-"""Connections that are opened at the same time: more than a listener's queue holds would measure the queue."""
+"""Connections that are opened at the same time. More than the listener's backlog would only measure the backlog."""
 
 AGAIN = 1.0
-"""Seconds after which streams that the server has ended are begun again: many at once is an attack of its own."""
+"""Seconds until streams that the server has ended are reopened. Reopening many at once would be another attack."""
 
 GONE = (OSError, h2.exceptions.ProtocolError, asyncio.IncompleteReadError, ssl.SSLError)
-"""What a connection that the server ended raises."""
+"""The errors of a connection that the server ended."""
 
 
 def framed(message: bytes, compressed: bool = False) -> bytes:
-    """Return a message as gRPC sends it, with its length before it."""
+    """Return a message as gRPC sends it, prefixed with its length."""
     return bytes((compressed,)) + len(message).to_bytes(4, "big") + message
 
 
@@ -58,14 +58,14 @@ def headers(path: str, key: str = "", *more: tuple[str, str], without: Sequence[
 
 
 def block(fields: Sequence[tuple[str, str | bytes]]) -> bytes:
-    """Return headers as a block that can be sent again and again: nothing in it enters the receiver's table."""
+    """Return headers as a block that can be sent repeatedly: it adds nothing to the receiver's table."""
     return Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields])
 
 
 async def within(seconds: float, awaited: Coroutine[Any, Any, T]) -> T:
-    """Wait for something, but only so long. Raises ``asyncio.TimeoutError``.
+    """Wait for a coroutine with a timeout. Raises ``asyncio.TimeoutError``.
 
-    Up to Python 3.11, ``asyncio.wait_for`` can lose a cancellation: who calls it in a loop would never end.
+    Up to Python 3.11, ``asyncio.wait_for`` can lose a cancellation, so a loop around it might never end.
     """
     task = asyncio.ensure_future(awaited)
     try:
@@ -77,7 +77,7 @@ async def within(seconds: float, awaited: Coroutine[Any, Any, T]) -> T:
 
 
 async def connect(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection, with TLS where the server speaks it."""
+    """Open a connection, with TLS if the server speaks it."""
     if scene.ca is None:
         return await asyncio.open_connection(*scene.address)
     context = ssl.create_default_context(cadata=scene.ca.decode())
@@ -86,14 +86,14 @@ async def connect(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 def hang_up(writer: asyncio.StreamWriter) -> None:
-    """End a connection at once, whatever is still to be sent."""
+    """Abort a connection at once, and drop unsent data."""
     with suppress(Exception):
         writer.transport.abort()
 
 
 @asynccontextmanager
 async def raw(scene: Scene, reads: bool = True, settings: bytes = b"") -> AsyncIterator[asyncio.StreamWriter]:
-    """Open a connection and introduce oneself; what is sent on it is the caller's affair, and answers are dropped."""
+    """Open a connection and send the HTTP/2 preface. The caller sends the rest, and responses are dropped."""
     reader, writer = await connect(scene)
     reading = asyncio.create_task(_drop(reader, writer)) if reads else None
     try:
@@ -113,7 +113,7 @@ async def _drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int]]:
-    """Give the kind and the flags of each frame that comes."""
+    """Yield the kind and the flags of each received frame."""
     came = b""
     while data := await reader.read(1 << 16):
         came += data
@@ -125,14 +125,14 @@ async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int]]
 
 
 class Line:
-    """An HTTP/2 connection that keeps the protocol. With a ``window``, that is all that the server may ever send."""
+    """An HTTP/2 connection that keeps to the protocol. With a ``window``, each stream's window starts at that size."""
 
     def __init__(self, scene: Scene, counts: Counter[str], window: int | None = None) -> None:
         self.streams: set[int] = set()
-        """Those that are open."""
+        """The open streams."""
         self.closed = False
         self.filled = 0.0
-        """When streams were last begun on it."""
+        """When streams were last opened on it."""
         self._scene, self._counts, self._window = scene, counts, window
         config = h2.config.H2Configuration(
             client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False
@@ -150,7 +150,7 @@ class Line:
         self._h2.initiate_connection()
         self._flush()
         self._reading = asyncio.create_task(self._read())
-        with suppress(asyncio.TimeoutError):  # a server that hangs does not say how many streams it takes
+        with suppress(asyncio.TimeoutError):  # a server that hangs does not send its settings
             await within(2, self._settled.wait())
         return self
 
@@ -159,7 +159,7 @@ class Line:
         hang_up(self._writer)
 
     def begin(self, fields: Sequence[tuple[str, str]], body: bytes = b"", end: bool = False) -> int:
-        """Begin a call with a body that fits into any window. Raises what ``GONE`` names."""
+        """Begin a call with a body that fits into any window. Raises the errors in ``GONE``."""
         stream = self._h2.get_next_available_stream_id()
         self._h2.send_headers(stream, fields, end_stream=end and not body)
         self.streams.add(stream)
@@ -169,7 +169,7 @@ class Line:
         return stream
 
     def more(self, stream: int, data: bytes) -> None:
-        """Send a little more of a call's body."""
+        """Send more of a call's body."""
         self._h2.send_data(stream, data)
         self._flush()
 
@@ -181,7 +181,7 @@ class Line:
         self._flush()
 
     async def call(self, fields: Sequence[tuple[str, str]], body: bytes) -> int:
-        """Begin a call with a body of any length, as fast as the server takes it."""
+        """Begin a call with a body of any length, sent as fast as flow control allows."""
         stream = self.begin(fields)
         while body and not self.closed and stream in self.streams:
             size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size, len(body))
@@ -230,14 +230,14 @@ class Line:
 
 
 class Lines:
-    """Many connections, each with so many streams; what the server ends is begun again."""
+    """Many connections, with ``each`` streams on each. Those that the server ends are reopened."""
 
     def __init__(self, scene: Scene, counts: Counter[str], number: int, each: int, window: int | None = None) -> None:
         self._scene, self._counts, self._number, self._each, self._window = scene, counts, number, each, window
         self.lines: list[Line] = []
 
     async def keep(self, fields: Sequence[Sequence[tuple[str, str]]], body: bytes = b"", end: bool = False) -> None:
-        """Keep all streams open until cancelled; the calls go round the kinds of ``fields``."""
+        """Keep all streams open until cancelled. The calls use ``fields`` in turn."""
         async with AsyncExitStack() as open_:
             begun = 0
             while True:
@@ -248,7 +248,7 @@ class Lines:
                 now = time.monotonic()
                 for line in (line for line in self.lines if line.filled < now - AGAIN):
                     line.filled = now
-                    with suppress(*GONE):  # beyond what the server has said it takes, the library refuses
+                    with suppress(*GONE):  # the library refuses more streams than the server allows
                         while len(line.streams) < self._each and not line.closed:
                             line.begin(fields[begun % len(fields)], body, end)
                             begun += 1

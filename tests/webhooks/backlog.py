@@ -1,4 +1,4 @@
-"""Much that waits to be sent, made without the calls that would bring it about."""
+"""A backlog of deliveries, created without the calls that would cause them."""
 
 from collections.abc import Sequence
 
@@ -23,14 +23,14 @@ def pile_up(
     each: int = 1,
     failures: int = 0,
 ) -> None:
-    """Have ``each`` deliveries wait for each of a project's URLs, which have failed so often in a row."""
+    """Create ``each`` pending deliveries for each of a project's URLs, with ``failures`` consecutive failures."""
 
     def work(transaction: Transaction) -> None:
         for url in urls:
             endpoints.open(transaction, project_id, url, now)
         rows = transaction.select(EndpointRow.select().where(EndpointRow.project_id == project_id))
         ids = {row.url: row.id for row in rows}
-        # Their events too, which the outbox has passed: no others are sent.
+        # Create their events too, already passed by the outbox: a delivery without an event is not sent.
         happened = Change(EventType.REVOKED, key_id, project_id, "", now, Actor("", "the tests"))
         first = log.extend(transaction, [happened] * (each * len(urls)))
         transaction.run(OutboxRow.update(revision=first + each * len(urls) - 1))

@@ -10,7 +10,7 @@ from tests.webhooks.receiver import OPTIONS, Receiver
 
 @pytest.fixture(scope="session")
 def sender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give a running server; tests keep to projects of their own."""
+    """Yield a running server. Each test uses a project of its own."""
     service = Service(tmp_path_factory.mktemp("sender") / "data", "", OPTIONS).init()
     try:
         yield service.start()
@@ -20,6 +20,6 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Give a receiver that takes all that it is sent."""
+    """Yield a receiver that accepts everything."""
     with Receiver() as receiver:
         yield receiver

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that keeps what it is sent, and the flags of a server that sends it something."""
+"""A receiver that keeps the webhooks that it gets, and the server's flags to send some to it."""
 
 import json
 import queue
@@ -10,28 +10,28 @@ from typing import Any
 from tests.e2e.service import PATIENCE
 
 OPTIONS = ("--webhook-allow-loopback", "--min-rotation-interval", "1s")
-"""Flags of ``serve``: webhooks may go to this machine, and a rotation is due as soon as a test can wait for it."""
+"""Flags of ``serve`` that allow webhooks to this machine, and rotations that are due soon enough for a test."""
 
 _MOST = 65_536
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One webhook as it came. Its repr shows no claim token and no signature."""
+    """A received webhook. Its repr shows no claim token and no signature."""
 
     path: str
     headers: dict[str, str] = field(repr=False)
-    """Their names in lower case."""
+    """The headers, by lower-case name."""
     body: str = field(repr=False)
 
     @property
     def type(self) -> str:
-        """Return what it tells of."""
+        """Return the type in its message."""
         return str(json.loads(self.body)["type"])
 
     @property
     def data(self) -> dict[str, Any]:
-        """Return what it tells."""
+        """Return the data in its message."""
         data: dict[str, Any] = json.loads(self.body)["data"]
         return data
 
@@ -62,7 +62,7 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver")
@@ -78,16 +78,16 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Return where to send webhooks."""
+        """Return the URL for webhooks."""
         return f"http://127.0.0.1:{self._server.server_port}/hook"
 
     @property
     def waiting(self) -> int:
-        """Return how many came that nobody has asked for yet."""
+        """Return the number of webhooks that ``next`` has not returned yet."""
         return self._sent.qsize()
 
     def next(self, type_: str) -> Sent:
-        """Wait for the next webhook of a type, and pass over others; fail where none comes."""
+        """Wait for the next webhook of a type, and skip others. Fail if none comes."""
         while True:
             try:
                 sent = self._sent.get(timeout=PATIENCE)

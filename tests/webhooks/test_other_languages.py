@@ -1,4 +1,4 @@
-"""What is sent verifies with other languages' own libraries of the Standard Webhooks specification."""
+"""Webhooks verify with other languages' libraries of the Standard Webhooks specification."""
 
 import json
 import os
@@ -35,12 +35,12 @@ VERIFIERS = {
         ),
     )
 }
-"""Programs that read a webhook and a secret, and say whether they fit."""
+"""Programs that read a webhook and a secret, and report whether the signature verifies."""
 
 
 @pytest.fixture(params=list(VERIFIERS))
 def verifier(request: pytest.FixtureRequest) -> Product:
-    """Make a verifier, if the tools are there."""
+    """Build a verifier. Skip the test if its tools are missing."""
     product = VERIFIERS[request.param]
     try:
         product.make()
@@ -52,7 +52,7 @@ def verifier(request: pytest.FixtureRequest) -> Product:
 
 
 def verifies(verifier: Product, sent: Sent, secret: str, body: str | None = None) -> bool:
-    """Ask whether a webhook, or one with another body, is signed with a secret."""
+    """Return whether a verifier accepts a webhook, or one with another body, under a secret."""
     asked = json.dumps({"secret": secret, "headers": sent.headers, "body": sent.body if body is None else body})
     answer = subprocess.run(
         verifier.command, input=asked, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -62,7 +62,7 @@ def verifies(verifier: Product, sent: Sent, secret: str, body: str | None = None
 
 
 def test_signatures(verifier: Product, sender: Service, receiver: Receiver) -> None:
-    """The secret that was shown verifies a webhook; another one and another body do not; for a day two secrets do."""
+    """The shown secret verifies a webhook, but no other secret or body does. After its replacement, both secrets do."""
     project = verifier.name
     made = sender.create(
         project_id=project, name="hooked", rotation={"interval": seconds(3600), "webhook_url": receiver.url}

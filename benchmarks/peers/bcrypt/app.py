@@ -1,4 +1,4 @@
-"""What one writes without a library: a key's row from SQLite, and bcrypt, in each request of a FastAPI application."""
+"""The code without a library: a FastAPI application that reads a key's row from SQLite and runs bcrypt per request."""
 
 import os
 import secrets
@@ -25,7 +25,7 @@ def database() -> sqlite3.Connection:
 
 
 def make() -> None:
-    """Make the table and a key."""
+    """Create the table and a key."""
     secret = secrets.token_urlsafe(32)
     hashed = bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST))
     with database() as connection:
@@ -41,13 +41,13 @@ app = FastAPI()
 
 @app.get("/noop")
 def noop() -> dict[str, str]:
-    """Answer, and ask nobody; on a thread, as the other one."""
+    """Answer without a check of a key, on a thread like ``verify``."""
     return {"name": "benchmark"}
 
 
 @app.get("/verify")
 def verify(authorization: Annotated[str, Header()]) -> dict[str, str]:
-    """Answer whoever has a key. A plain function: FastAPI runs it on a thread, and bcrypt lets others run meanwhile."""
+    """Answer a caller with a valid key. FastAPI runs a plain function on a thread, and bcrypt releases the GIL."""
     key_id, _, secret = authorization.removeprefix("Bearer ").partition(".")
     row = database().execute("SELECT name, hash FROM api_key WHERE id = ?", (key_id,)).fetchone()
     if row is None or not bcrypt.checkpw(secret.encode(), row[1]):

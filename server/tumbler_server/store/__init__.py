@@ -1,1 +1,1 @@
-"""The database: how it is opened, what is in it, and how its schema grows."""
+"""The database: how it is opened, what it stores, and how its schema is migrated."""

@@ -1,4 +1,4 @@
-"""How long one call to the database may take, and for whom."""
+"""The time limit of one database call, by its own timeout and its caller's deadline."""
 
 import time
 
@@ -6,18 +6,18 @@ from tumbler_server import calls
 from tumbler_server.errors import CallerGone, StoreUnavailable, TumblerError
 
 GRACE = 0.25
-"""Seconds past its caller's deadline that a connection may be waited for.
+"""Seconds past the caller's deadline before a connection is cut.
 
-The server ends the statement at the deadline. Were the connection cut in the same instant, every impatient caller would
-cost one, and others would wait for its replacement.
+The server ends the statement at the deadline. If the connection were cut at the same instant, every impatient caller
+would cost a connection, and other callers would wait for its replacement.
 """
 
 _GLANCE = 0.1
-"""Seconds between two looks at whether the caller is still there."""
+"""Seconds between two checks that the caller is still there."""
 
 
 class Bound:
-    """The end of one call to the database: ``seconds`` from now, or the caller's deadline where that comes first."""
+    """The end of one database call: ``seconds`` from now, or the caller's deadline if that is earlier."""
 
     __slots__ = ("call", "last", "seconds", "until")
 
@@ -29,7 +29,7 @@ class Bound:
 
     @property
     def server_until(self) -> float:
-        """When a database server is to give up: a tenth earlier than we do, so that it is heard saying so."""
+        """When the database server must give up: a tenth of ``seconds`` before ``last``, so that its error arrives."""
         early = self.last - self.seconds / 10
         return early if self.call is None else min(early, self.call.deadline)
 
@@ -39,24 +39,24 @@ class Bound:
         return self.last if self.call is None else min(self.last, self.call.deadline + GRACE)
 
     def left(self) -> float:
-        """Return how many seconds are left."""
+        """Return the seconds that are left."""
         return max(0.0, self.until - time.monotonic())
 
     def glance(self) -> float:
-        """Return how long to wait before ``over`` is asked again."""
+        """Return the seconds to wait before the next call of ``over``."""
         return self.left() if self.call is None else min(self.left(), _GLANCE)
 
     def over(self) -> bool:
-        """Say whether the time is over, or nobody waits for what comes of it."""
+        """Return whether the time is over or the caller has gone."""
         return time.monotonic() >= self.until or (self.call is not None and self.call.gone)
 
     def check(self) -> None:
-        """Raise what ``failure`` returns if it is over."""
+        """Raise ``failure()`` if the time is over or the caller has gone."""
         if self.over():
             raise self.failure() from TimeoutError(f"no answer within {self.seconds:g} s")
 
     def failure(self) -> TumblerError:
-        """Return what a call that ended early is answered: whether the database or the caller was too slow."""
+        """Return the error of a call that ended early: ``CallerGone``, or else ``StoreUnavailable``."""
         if self.call is not None and not self.call.alive():
             return CallerGone()
         return StoreUnavailable()

@@ -1,18 +1,19 @@
-"""Opening a database by its URL, and the one way to read from it and to write to it.
+"""Opening a database by its URL, and the only way to read from it and to write to it.
 
-Four things are settled here so that nobody else has to think of them:
+The store settles four things for all of its callers:
 
-- *Time*: whatever the database does, a call ends within ``timeout``, and a read within a fifth of it: with what it
-  asked for, or with ``StoreUnavailable``. A caller who waits less long shortens that, and gets ``CallerGone``.
-- *Connections*: on SQLite each thread has its own; elsewhere they are opened in the background, and lent (``pool``).
-- *Writers go one at a time, in turn*, on every database: the threads of this process by ``turns``, processes by
-  SQLite's ``BEGIN IMMEDIATE`` or by locking the log's head row first. Whatever a write transaction reads is therefore
-  true until it commits. What is urgent goes before all others that wait.
-- *Failures*: a transaction that lost a race (40001, 40P01) or its connection before it began to commit is repeated, a
-  bounded number of times; what still fails because of the database is ``StoreUnavailable``, with its kind, its reason
-  and what became of a change; the log is told by a line as it begins, one a minute, and one as it ends.
+- *Time*: a call ends within ``timeout``, and a read within a fifth of it, whatever the database does. It returns its
+  result or raises ``StoreUnavailable``. A caller with an earlier deadline shortens this, and gets ``CallerGone``.
+- *Connections*: on SQLite each thread has its own. Other databases use a ``pool`` that connects in the background.
+- *Serial writes*: one write transaction runs at a time, on every database. ``turns`` orders the threads of this
+  process. SQLite's ``BEGIN IMMEDIATE``, or a lock on the log's head row, orders processes. So whatever a write
+  transaction reads stays true until it commits. Urgent writes go to the front of the queue.
+- *Failures*: a transaction that lost a race (40001, 40P01), or lost its connection before it began to commit, is
+  retried a bounded number of times. A remaining failure of the database raises ``StoreUnavailable``, with its cause,
+  its reason and whether a change was made. The log gets a line when the trouble begins, one a minute while it lasts,
+  and one when it ends.
 
-And a database that turns out to be another one than was opened is given up, for as long as the process lives.
+If the database turns out not to be the one that was opened, the process stops using it for the rest of its life.
 """
 
 import contextlib
@@ -63,44 +64,44 @@ __all__ = [
 T = TypeVar("T")
 
 Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
-"""How a statement is read: outside a transaction by the store, inside by the transaction."""
+"""Runs a reading statement: ``Store.read`` outside a transaction, ``Transaction.read`` inside one."""
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 COCKROACHDB = "cockroachdb"
 
 TIMEOUT = 10 * SECOND
-"""How long a call to the database may take, in microseconds, unless the operator says otherwise."""
+"""How long a call to the database may take, in microseconds, unless the operator sets another limit."""
 
 READS_SHARE = 5
-"""A read may take this part of the time that a write may take."""
+"""The timeout of a write divided by that of a read."""
 
 ATTEMPTS = 8
-"""How often a transaction is tried before its failure is reported."""
+"""How often a transaction that loses races is tried before its failure is reported."""
 
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 IDLE_TOO_LONG = "25P03"
 
 UNDONE_SQLSTATES = RETRIED_SQLSTATES | {IDLE_TOO_LONG}
-"""Where these come of a commit, it was not made."""
+"""A commit that fails with one of these was not made."""
 
 _UNDONE = frozenset({Cause.FULL, Cause.READ_ONLY})
-"""Where a commit fails for these, the database itself has undone the change, and says so."""
+"""If a commit fails for one of these causes, the database has rolled it back itself, and reports that."""
 
 _OF_ALL = frozenset({Cause.AWAY, Cause.CROWDED, Cause.STOPPING, Cause.REFUSED})
-"""Trouble that is not of changes alone, though it was a change that met it."""
+"""Causes that affect reads too, even if a write met them first."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Store:
-    """A database, opened. Safe for use by many threads. ``timeout`` is in microseconds."""
+    """An open database. Safe for use by many threads. ``timeout`` is in microseconds."""
 
     def __init__(self, backend: Sqlite | Postgresql, dialect: str, timeout: int = TIMEOUT) -> None:
         self.dialect = dialect
         self.notifies = False
-        """Whether changes wake the other servers' listeners."""
+        """Whether changes notify the other servers' listeners."""
         self._backend = backend
         self._seconds = timeout / SECOND
         self._turns = Turns()
@@ -110,28 +111,28 @@ class Store:
         self._worked = False
         self._given_up = threading.Lock()
         self.lost = ""
-        """Why the database is of no use any more, for as long as this process lives: it is another one."""
+        """Why the database was given up for the life of this process; empty while it is in use."""
         self.on_loss: Callable[[str], None] = lambda why: _log.error("the database was lost", why=why)
-        """Called once, by any thread, when it is lost."""
+        """Called once, from any thread, when the database is given up."""
 
     @property
     def takes_changes(self) -> bool:
-        """Whether a change was made since the database last failed, or it never did."""
+        """Whether a change has succeeded since the database last failed. True if it never failed."""
         return not (self.lost or self._failing)
 
     @property
     def recovers(self) -> bool:
-        """Whether changes fail, or did so lately and the log has not been told that it is over: try one."""
+        """Whether to try a change: changes fail, or failed lately and the log does not yet report the end of it."""
         return not self.lost and (self._failing or self._refusing.lasts or self._trouble.lasts)
 
     def try_to_change(self) -> None:
-        """Find out whether a change can be made now, by one of nothing. Raises what ``write`` does."""
+        """Test whether a change can be made now, with a write that changes nothing. Raises what ``write`` does."""
         self.write(lambda transaction: transaction.touch())
 
     def give_up(self, why: str) -> None:
-        """Use the database no more: it is not the one that was opened, and what is remembered of it is void.
+        """Stop using the database: it is not the one that was opened, and everything cached from it is void.
 
-        From here on each call raises ``StoreUnavailable``. ``why`` is told to the operator.
+        From now on each call raises ``StoreUnavailable``. ``why`` is reported to the operator.
         """
         with self._given_up:
             if self.lost:
@@ -143,19 +144,19 @@ class Store:
         self.on_loss(self.lost)
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run one reading statement, written with ``?`` for parameters, and return its rows.
+        """Run one reading statement, with ``?`` for parameters, and return its rows.
 
-        Raises ``StoreUnavailable`` where the database does not answer, and ``CallerGone`` where nobody waits for it.
+        Raises ``StoreUnavailable`` if the database does not answer, and ``CallerGone`` if the caller has gone.
         """
         bound = Bound(self._seconds / READS_SHARE)
         return self._attempt(lambda: self._backend.read(sql, parameters, bound), bound)
 
     def version(self) -> tuple[int, int] | None:
-        """Return what this thread sees change, at the latest, with each commit by anybody; None where nothing does.
+        """Return a value that differs after each commit by any process; None on databases other than SQLite.
 
-        Only on SQLite, where it costs some microseconds, and never waits: for the one moment in which another process
-        keeps the file to itself, it returns what equals no other value. Values of different threads say nothing about
-        each other. Raises ``StoreUnavailable``.
+        The value may also change without a commit. The call takes a few microseconds and never waits: while another
+        process has the file locked, it returns a value that equals no other. Values of different threads cannot be
+        compared. Raises ``StoreUnavailable``.
         """
         backend = self._backend
         if not isinstance(backend, Sqlite):
@@ -170,22 +171,22 @@ class Store:
         return version
 
     def listen(self) -> Listener | None:
-        """Open a connection of its own that hears what ``Transaction.notify`` says; None where databases cannot.
+        """Open a dedicated connection that receives what ``Transaction.notify`` sends.
 
-        Nor can one behind a pooler. Raises ``StoreUnavailable``.
+        Returns None if the database sends no notifications, or is behind a pooler. Raises ``StoreUnavailable``.
         """
         if not (self.notifies and isinstance(self._backend, Postgresql) and self.dialect == POSTGRESQL):
             return None
         try:
             listener = self._backend.listen(Bound(self._seconds))
-        except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
+        except (psycopg.Error, OSError) as failure:  # OSError: no file descriptor is left
             raise self._unavailable(failure) from failure
         if listener is None:
             _log.info("the database is behind a pooler: changes made by other servers are found only by polling")
         return listener
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
-        """Run a peewee query that reads, and return its rows."""
+        """Run a peewee query that only reads, and return its rows."""
         bound = Bound(self._seconds / READS_SHARE)
 
         def once() -> list[Any]:
@@ -195,15 +196,14 @@ class Store:
         return self._attempt(once, bound)
 
     def write(self, work: Callable[["Transaction"], T], urgent: bool = False) -> T:
-        """Run ``work`` in a write transaction, alone among all writers, and return what it returned.
+        """Run ``work`` in a write transaction, as the only writer, and return its result.
 
-        ``work`` may run more than once: it must have no effect but through its transaction. An exception rolls back.
-        What is ``urgent`` waits in this process for the one write under way, and for nothing else but what is urgent
-        too.
+        ``work`` may run more than once, so it must have no effect except through its transaction. An exception rolls
+        back. In this process an ``urgent`` write waits only for the write in progress and for other urgent writes.
 
-        Before ``work``, with the lock held, the caller is judged again (``calls.Call.judge``); where it has gone,
-        ``CallerGone`` is raised and nothing is changed. Raises ``StoreUnavailable`` where the database does not answer;
-        the change may then have been made, if and only if the failure came while committing.
+        With the lock held, ``calls.Call.judge`` judges the caller again before ``work`` runs. If the caller has gone by
+        then, ``CallerGone`` is raised and nothing changes. Raises ``StoreUnavailable`` if the database does not answer.
+        The change may then have been made if, and only if, the commit itself failed.
         """
         bound = Bound(self._seconds)
 
@@ -220,9 +220,9 @@ class Store:
         return self._attempt(once, bound, writing=True)
 
     def alone(self, work: Callable[[peewee.Database], T], timeout: int | None = None) -> T:
-        """Run ``work`` in one transaction of its own on the bare database, as migrations need it.
+        """Run ``work`` in a transaction of its own on the bare database, as migrations need.
 
-        It locks nothing of itself, except on SQLite, where there is no other way to write.
+        It takes no lock, except on SQLite, where every write needs the write lock.
         """
         bound = Bound(self._seconds if timeout is None else timeout / SECOND)
 
@@ -233,12 +233,12 @@ class Store:
         return self._attempt(once, bound, writing=True)
 
     def strpos(self, column: peewee.Node, text: str) -> peewee.Expression:
-        """Return the condition that ``column`` contains ``text``, case counting."""
+        """Return the condition that ``column`` contains ``text``, case-sensitively."""
         position = peewee.fn.instr if self.dialect == SQLITE else peewee.fn.strpos
         return position(column, text) > 0
 
     def close(self) -> None:
-        """Close every connection; no call may be under way."""
+        """Close every connection. No call may be in progress."""
         self._backend.close()
 
     def _transact(self, work: Callable[[peewee.Database], T], bound: Bound, urgent: bool, locked: bool) -> T:
@@ -291,7 +291,7 @@ class Store:
                     time.sleep(min(pause, bound.left()))
                     continue
                 told = bound.failure()
-                if isinstance(told, CallerGone):  # whose own deadline says nothing of the database
+                if isinstance(told, CallerGone):  # the caller's own deadline says nothing about the database
                     raise told from failure
                 raise self._unavailable(failure, "no" if writing else "") from failure
             else:
@@ -299,14 +299,14 @@ class Store:
                 return result
 
     def _unavailable(self, failure: BaseException | None, changed: str = "") -> StoreUnavailable:
-        """Return what is told of a failure of the database, after the log was told."""
+        """Log a failure of the database, and return the error for the caller."""
         if isinstance(failure, Replaced):
             self.give_up(str(failure))
             return StoreUnavailable(Cause.REPLACED, self.lost, changed)
         found = self._backend.understand(failure) if failure is not None else None
         cause, code, said = found or Understood(Cause.AWAY, "", type(failure).__name__)
         trouble = self._refusing if changed and cause not in _OF_ALL else self._trouble
-        if self._worked:  # what fails from the beginning is told by whoever began: in one line, not two
+        if self._worked:  # before the first success, the code that opened the store reports it: one line, not two
             self._failing = True
             trouble.met(cause=cause.name, code=code or None, reason=said, mend=cause.mend)
         return StoreUnavailable(cause, f"{said} ({code})" if code else said, changed)
@@ -323,32 +323,32 @@ class Store:
 
 
 class Transaction:
-    """The one handle that a piece of writing work has on the database."""
+    """The handle through which ``work`` uses the database in a write transaction."""
 
     def __init__(self, database: peewee.Database, notifies: bool) -> None:
         self._db = database
         self._notifies = notifies
 
     def notify(self) -> None:
-        """Wake the other servers when this has been committed, where the database can. It may get lost."""
+        """Notify the other servers once this commits, if the database can. A notification may get lost."""
         if self._notifies:
             self._db.execute_sql(f"NOTIFY {CHANNEL}")
 
     def touch(self) -> None:
-        """Have something written, and nothing changed that anybody reads."""
+        """Write something without changing anything that is read elsewhere."""
         if isinstance(self._db, peewee.SqliteDatabase):
-            # A row is not written where it stays as it was. Nobody uses this number but us, here.
+            # SQLite does not write a row that stays the same. Only this method uses user_version.
             ((number,),) = self._db.execute_sql("PRAGMA user_version").fetchall()
             self._db.execute_sql(f"PRAGMA user_version = {(number + 1) % 2**30}")
         else:
             self._db.execute_sql("UPDATE schema_version SET version = version WHERE id = 1")
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
-        """Run a peewee query that reads, or one with RETURNING, and return its rows."""
+        """Run a peewee query that only reads, or one with RETURNING, and return its rows."""
         return list(query.bind(self._db))
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run one reading statement, written with ``?`` for parameters, and return its rows."""
+        """Run one statement that returns rows, with ``?`` for parameters, and return the rows."""
         return list(self._db.execute_sql(sql.replace("?", self._db.param), parameters).fetchall())
 
     def run(self, query: peewee.BaseQuery) -> None:
@@ -356,25 +356,25 @@ class Transaction:
         query.execute(self._db)
 
     def change(self, query: peewee.BaseQuery) -> int:
-        """Run a peewee query that updates or deletes rows, and return how many."""
+        """Run a peewee query that updates or deletes rows, and return the number of rows."""
         return int(query.execute(self._db))
 
     def run_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """Run one writing statement, written with ``?`` for parameters, for each of many rows."""
+        """Run one writing statement, with ``?`` for parameters, for each of many rows."""
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
             self._db.cursor().executemany(sql.replace("?", self._db.param), rows)
 
 
 class _CommitFailed(Exception):
-    """The commit itself failed: whether the change was made is not known."""
+    """The commit itself failed. It is not known whether the change was made."""
 
 
 def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int = 0) -> Store:
     """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
 
-    Nothing is connected yet; at the first use ``warm`` connections are opened and kept, where connections are lent.
-    Raises ``SetupError`` for a URL of no known form, for a SQLite library that is too old, and for a SQLite file that
-    does not exist, unless it may be created.
+    Nothing connects yet. On first use a pool opens ``warm`` connections and keeps them; SQLite has no pool.
+    Raises ``SetupError`` for a URL of unknown form, for a SQLite library that is too old, and for a missing SQLite
+    file unless ``create`` is true.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
@@ -394,8 +394,8 @@ def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int
 
 
 def sqlite_path(url: str) -> Path:
-    """Return the file that a SQLite URL names. Raises ``SetupError`` where it names none."""
-    # As everywhere: sqlite:///relative.db, sqlite:////absolute.db.
+    """Return the file that a SQLite URL names. Raises ``SetupError`` if it names none."""
+    # The usual convention: sqlite:///relative.db, sqlite:////absolute.db.
     rest = url.removeprefix("sqlite://")
     path = unquote(rest.removeprefix("/"))
     if not rest.startswith("/") or not path or path == ":memory:":

@@ -1,4 +1,4 @@
-"""What drivers raise, understood: which kind of trouble it is, and the database's own reason in one line."""
+"""Classification of driver errors: the cause of the trouble, and the database's own reason in one line."""
 
 import re
 from typing import NamedTuple
@@ -12,10 +12,10 @@ from tumbler_server.errors import Cause, StoreUnavailable
 _BY_STATE: tuple[tuple[str, Cause], ...] = (
     ("08", Cause.AWAY),
     ("25006", Cause.READ_ONLY),
-    ("25", Cause.SLOW),  # among them 25P03: a transaction that stood still too long
+    ("25", Cause.SLOW),  # includes 25P03: the transaction was idle too long
     ("28", Cause.REFUSED),
     ("3D000", Cause.REFUSED),
-    ("40", Cause.SLOW),  # races that were lost again and again
+    ("40", Cause.SLOW),  # races lost at every attempt
     ("42501", Cause.REFUSED),
     ("53100", Cause.FULL),
     ("53", Cause.CROWDED),
@@ -27,7 +27,7 @@ _BY_STATE: tuple[tuple[str, Cause], ...] = (
     ("XX001", Cause.DAMAGED),
     ("XX002", Cause.DAMAGED),
 )
-"""By the beginning of a SQLSTATE, the longer ones first where they overlap (PostgreSQL, Appendix A)."""
+"""Causes by prefix of the SQLSTATE, longer prefixes first if they overlap (PostgreSQL, Appendix A)."""
 
 _BY_TEXT: tuple[tuple[str, Cause], ...] = (
     ("too many clients", Cause.CROWDED),
@@ -44,7 +44,7 @@ _BY_TEXT: tuple[tuple[str, Cause], ...] = (
     ("permission denied", Cause.REFUSED),
     ("no password supplied", Cause.REFUSED),
 )
-"""Of an attempt to connect the driver has no SQLSTATE; its text is the server's, where that speaks English."""
+"""Causes by text. The driver has no SQLSTATE for a failed connection, only the server's text. These are English."""
 
 _BY_KIND: dict[type[BaseException], Cause] = {
     apsw.FullError: Cause.FULL,
@@ -60,25 +60,25 @@ _BY_KIND: dict[type[BaseException], Cause] = {
     apsw.LockedError: Cause.SLOW,
     apsw.InterruptError: Cause.SLOW,
     apsw.ProtocolError: Cause.SLOW,
-    UnicodeDecodeError: Cause.DAMAGED,  # a text that is none: SQLite does not look
+    UnicodeDecodeError: Cause.DAMAGED,  # not UTF-8: SQLite does not check text
     TimeoutError: Cause.SLOW,
 }
 
 _NO_ROOM = frozenset({apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE})
-"""Writes that fail where the disk, a quota or a limit on files leaves no room, and are not called SQLITE_FULL."""
+"""Errors of writes for which the disk, a quota or a file size limit leaves no room, besides SQLITE_FULL."""
 
 _MISSING = frozenset({"42P01", "3F000"})  # no such table, no such schema
 
 _LONGEST = 240
 
 _LONG_ENOUGH = 4
-"""Characters of a password, or of what libpq takes for one: a gap where an "a" was would tell what it is."""
+"""Fewest characters of a password, as libpq reads it, that is redacted: a gap where an "a" was would reveal it."""
 
 _QUOTED_ADDRESS = re.compile(r"""(["'])[^"']*@[^"']*\1""")
 
 
 class Understood(NamedTuple):
-    """A failure of the database's: its kind, the SQLSTATE or SQLite's name for it, and its reason in one line."""
+    """A failure of the database: its cause, the SQLSTATE or SQLite's name for it, and the reason in one line."""
 
     cause: Cause
     code: str
@@ -86,26 +86,26 @@ class Understood(NamedTuple):
 
 
 def sqlstate(failure: BaseException) -> str | None:
-    """Return the SQLSTATE of what the driver raised, where there is one."""
+    """Return the SQLSTATE of a driver error, or None."""
     return getattr(_driver(failure), "sqlstate", None)
 
 
 def is_missing_table(failure: BaseException) -> bool:
-    """Say whether a table or its schema is not there."""
+    """Return whether a failure means that a table or its schema is missing."""
     return sqlstate(failure) in _MISSING or "no such table" in str(_driver(failure))
 
 
 def describe(failure: BaseException) -> str | None:
-    """Return in one line what the database says, of whatever it raised; None where it did not raise that."""
+    """Return the database's message in one line, or None if the database did not raise the failure."""
     if isinstance(failure, peewee.PeeweeException | psycopg.Error | apsw.Error):
         return _said(_driver(failure), "")
     return None
 
 
 def understand(failure: BaseException | None, password: str = "") -> Understood | None:
-    """Return what a failure says of the database; None where it is a fault of ours, as a wrong statement is.
+    """Classify a failure of the database. Return None for a fault of ours, such as a wrong statement.
 
-    ``password`` is never in what it says, nor what could be a part of one.
+    The reason never contains ``password``, or anything that could be a part of a password.
     """
     if failure is None:
         return None
@@ -144,16 +144,16 @@ def _of_sqlite(driver: apsw.Error, said: str) -> Understood | None:
 
 
 def _driver(failure: BaseException) -> BaseException:
-    """Return what the driver raised, which peewee wraps."""
+    """Return the driver's error, which peewee wraps."""
     original = getattr(failure, "orig", None)
     return original if isinstance(original, BaseException) else failure
 
 
 def _said(driver: BaseException, password: str) -> str:
     primary = getattr(getattr(driver, "diag", None), "message_primary", None)
-    text = " ".join(str(primary or driver).strip().partition("\n")[0].split())  # what follows are hints
+    text = " ".join(str(primary or driver).strip().partition("\n")[0].split())  # further lines are hints
     if len(password) >= _LONG_ENOUGH:
         text = text.replace(password, "[redacted]")
-    # A password with an @ that was not escaped is taken for a part of the host's name.
+    # libpq takes the rest of a password after an unescaped @ for part of the host name.
     text = _QUOTED_ADDRESS.sub("[redacted]", text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,10 +1,10 @@
 """Whether a SQLite database's files are still those that were opened.
 
-A file that is replaced or removed stays open: SQLite goes on reading and writing what no folder lists any more, and
-what it acknowledges is gone when the process ends. So each commit is looked at from both sides, and every use in
-between, some times a second. The files are told apart by device and inode, by which SQLite itself tells them
-(``SQLITE_FCNTL_HAS_MOVED``), but along the path as it leads now: a folder or a link can be swapped as well. What is
-written into the same file past SQLite is seen by ``overwriting``.
+SQLite keeps a replaced or removed file open. It goes on reading and writing a file that no folder lists any more, and
+the changes that it acknowledges are lost when the process ends. So the files are checked before and after each commit,
+and a few times a second during any other use. Files are compared by device and inode, as SQLite does itself
+(``SQLITE_FCNTL_HAS_MOVED``), but along the path as it leads now: a folder or a link can be swapped as well.
+``overwriting`` detects writes into the same file that bypass SQLite.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from pathlib import Path
 from tumbler_server.store.overwriting import Overwriting
 
 LOOK = 0.25
-"""Seconds between two looks while the database is used."""
+"""Seconds between two checks while the database is in use."""
 
 _Inode = tuple[int, int]
 
 
 class Replaced(Exception):
-    """The files at the path are not those that were opened. The message says which, as an operator reads it."""
+    """The files at the path are not those that were opened. The message, for an operator, says which."""
 
 
 class Identity:
-    """Knows which files were opened. Safe for use by many threads."""
+    """The identity of the files that were opened. Safe for use by many threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
@@ -41,18 +41,21 @@ class Identity:
         self._log_overwritten = False
 
     def now_and_then(self) -> None:
-        """Look, if that was some time ago. Raises ``Replaced``."""
+        """Check as ``look`` does, but only once every ``LOOK`` seconds. Raises ``Replaced``."""
         if self._opened is not None and (now := time.monotonic()) >= self._next:
             self._next = now + LOOK
             self.look()
 
     def opening(self) -> None:
-        """Look before a connection is opened: another file must not be joined to this one's log. As ``look``."""
+        """Check the file before a connection is opened: SQLite must not apply this file's log to another file.
+
+        Raises ``Replaced``.
+        """
         if self._opened is not None:
             self._look_at_file()
 
     def look(self) -> None:
-        """Look now, and remember the files at the first time. Raises ``Replaced``."""
+        """Check now. The first check records the files. Raises ``Replaced``."""
         self._look_at_file()
         for log in (self._wal, self._shm):
             found = _inode(log)
@@ -80,22 +83,22 @@ class Identity:
             )
 
     def forget_logs(self) -> None:
-        """Take note that no connection is open: SQLite removes its logs with the last one, and makes new ones."""
+        """Forget the logs when no connection is open: SQLite removes them with the last one, and makes new ones."""
         with self._lock:
             self._logs.clear()
             self._overwriting.forget_log()
 
     def set_aside(self) -> str:
-        """Keep the log of a file that was replaced from being taken for its successor's; say where it is, if it was.
+        """Move the log of a replaced file aside, and return its new path, or an empty string if there is none.
 
-        SQLite would apply it to whatever lies at the path when it is opened next, and so mix the two.
+        SQLite would apply the log to whatever file is at the path when it is next opened, and so mix the two.
         """
         with self._lock:
             ours = dict(self._logs)
         mixed = self._overwritten or self._log_overwritten or _inode(self._path) != self._opened
         with contextlib.suppress(OSError):
             if mixed and self._shm in ours and _inode(self._shm) == ours[self._shm]:
-                self._shm.unlink()  # nothing is in it that is not in the log
+                self._shm.unlink()  # it holds nothing that is not in the log
         if (log := ours.get(self._wal)) is None:
             return ""
         aside = self._aside(log)
@@ -103,8 +106,8 @@ class Identity:
             if mixed and _inode(self._wal) == log:
                 self._wal.rename(aside)
         if self._log_overwritten:
-            return ""  # the last changes are not in it any more
-        return str(aside) if _inode(aside) == log else ""  # another process of ours may have been faster
+            return ""  # it no longer holds the last changes
+        return str(aside) if _inode(aside) == log else ""  # another of our processes may have moved it first
 
     def _aside(self, log: _Inode) -> Path:
         return self._wal.with_name(f"{self._path.name}-{log[1]}-replaced-wal")
@@ -121,7 +124,7 @@ class Identity:
 
 
 def _inode(path: Path) -> _Inode | None:
-    """Return which file a path leads to; None where to none."""
+    """Return the device and inode of the file at a path, or None if there is no file."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,29 +1,29 @@
-"""Peewee on connections that somebody else opened."""
+"""Peewee on connections that are opened elsewhere."""
 
 import threading
 from typing import Any
 
 
 class Lending:
-    """Mixed into a peewee database: connecting is taking what a thread was lent.
+    """A mix-in for a peewee database: connecting means taking the connection that the thread was lent.
 
-    Peewee connects while it holds a lock, so threads would wait for each other's attempts.
+    Peewee connects while it holds a lock, so threads would wait for one another's attempts.
     """
 
     _lent = threading.local()
 
     def lend(self, connection: Any) -> None:
-        """Have this thread work on a connection."""
+        """Make this thread use a connection."""
         self._lent.connection = connection
         self.connect()  # type: ignore[attr-defined]
 
     def unlend(self) -> None:
-        """Have this thread forget the connection, which stays open."""
+        """Make this thread forget its connection, which stays open."""
         self.dispose()  # type: ignore[attr-defined]
 
     def _connect(self) -> Any:
         return self._lent.connection
 
     def _set_server_version(self, _: Any) -> None:
-        # CockroachDB would be asked, under the lock. Nothing that we send depends on it.
+        # Peewee would query CockroachDB under the lock. Nothing that we send depends on the version.
         self.server_version = 0

@@ -1,7 +1,7 @@
 """The schema, as peewee models: the one definition that queries are written against.
 
-Migrations make the tables; a test holds the two against each other. Times are microseconds (see ``clock``). The models
-are bound to no database: ``Store.bind`` binds a query, so that one process can hold several.
+Migrations create the tables; a test compares the two. Times are in microseconds (see ``clock``). The models are bound
+to no database. ``Store`` binds each query as it runs it, so one process can use several databases.
 """
 
 from peewee import (
@@ -19,14 +19,14 @@ from tumbler_server.clock import NEVER
 
 
 class ApiKeyRow(Model):
-    """A key: what may be known of it, and the proofs of its secret."""
+    """A key: its public fields, and the hashes that prove its secret."""
 
     id = CharField(primary_key=True)
     project_id = TextField()
     environment_id = TextField()
     name = TextField()
     key_prefix = TextField()
-    search_text = TextField()  # name and key_prefix, case-folded: databases differ in how they fold
+    search_text = TextField()  # name and key_prefix, case-folded here because databases fold differently
     owner_id = TextField()
     scopes = TextField()  # JSON list
     metadata = TextField()  # JSON object
@@ -37,7 +37,7 @@ class ApiKeyRow(Model):
     created_by_name = TextField()
     update_time = BigIntegerField()
     expire_time = BigIntegerField(default=NEVER)
-    last_used_time = BigIntegerField(default=0)  # 0: never; it sorts first
+    last_used_time = BigIntegerField(default=0)  # 0: never used; sorts first
     revoke_time = BigIntegerField(default=NEVER)
     revoke_reason = SmallIntegerField(default=0)
     revoke_comment = TextField(default="")
@@ -46,24 +46,24 @@ class ApiKeyRow(Model):
     grace_expire_time = BigIntegerField(default=NEVER)
     rotation_interval = BigIntegerField(default=0)  # 0: no schedule
     rotation_next_time = BigIntegerField(default=NEVER)
-    rotation_due_revision = BigIntegerField(default=0)  # of the ROTATION_DUE that stands; 0: none does
-    rotation_overdue = BooleanField(default=False)  # whether that was said of this rotation
+    rotation_due_revision = BigIntegerField(default=0)  # of the pending ROTATION_DUE event; 0: none
+    rotation_overdue = BooleanField(default=False)  # whether ROTATION_OVERDUE was recorded for this rotation
     webhook_url = TextField(default="")
-    expiry_warnings = SmallIntegerField(default=0)  # how many were given, or had passed when the expiry was set
-    grace_ends_on_first_use = BooleanField(default=False)  # of its successor, and that has not come yet
-    awaits_first_use = BooleanField(default=False)  # whether its own first use is still to end what it replaces
+    expiry_warnings = SmallIntegerField(default=0)  # how many were given, or were past when the expiry was set
+    grace_ends_on_first_use = BooleanField(default=False)  # the successor's first use, still to come
+    awaits_first_use = BooleanField(default=False)  # whether its own first use will end the key that it replaces
     revision = BigIntegerField()  # of the key's last event
     secret_hash = TextField()
     digest = BlobField(null=True)
     pepper_id = TextField(default="")
-    alarm_time = BigIntegerField(default=0)  # when something is due of it, see keys.schedule; 0: not looked at yet
+    alarm_time = BigIntegerField(default=0)  # when its next alarm is due, see keys.schedule; 0: not computed yet
 
     class Meta:
         table_name = "api_key"
 
 
 class ProjectRow(Model):
-    """How many keys a project has, of whatever state; see ``keys.projects``."""
+    """The number of keys that a project has, in any state; see ``keys.projects``."""
 
     project_id = TextField(primary_key=True)
     keys = BigIntegerField()
@@ -75,12 +75,13 @@ class ProjectRow(Model):
 STANDING = (
     f"CASE WHEN revoke_time <> {NEVER} THEN 4 WHEN replaced_by_key_id <> '' THEN 5 WHEN NOT active THEN 2 ELSE 1 END"
 )
-"""A key's state as far as its row says it: by the proto's numbers, and 1 for active keys and expired ones alike, which
-the clock tells apart. An index is made of it, and serves only queries that say it letter by letter."""
+"""A key's state as far as its row determines it, in the proto's numbers. 1 stands for active and expired keys alike,
+which only the clock tells apart. An index on this expression serves only queries that repeat it character by character.
+"""
 
 
 class ApiKeyScopeRow(Model):
-    """A scope that a key carries; triggers on ``api_key`` write it."""
+    """A scope of a key. Triggers on ``api_key`` write it."""
 
     project_id = TextField()
     scope = TextField()
@@ -104,7 +105,7 @@ class EventRow(Model):
     actor_key_id = TextField()
     actor_name = TextField()
     detail = TextField()  # JSON object
-    address = TextField(null=True)  # NULL, as the two after it: made before schema 7
+    address = TextField(null=True)  # NULL, like the two columns below, in events from before schema 7
     request_id = TextField(null=True)
     record = BlobField(null=True)  # see keys.evidence
     hash = BlobField()
@@ -114,9 +115,9 @@ class EventRow(Model):
 
 
 class LogHeadRow(Model):
-    """The single row that hands out revisions, and holds the newest hash; the anchor is the newest removed event's.
+    """The single row that assigns revisions and holds the newest hash. The anchor is that of the newest removed event.
 
-    ``kept`` is the sum over the events that are kept from before the anchor, see ``events.kept``.
+    ``kept`` is the sum over the events that are kept from before the anchor; see ``events.kept``.
     """
 
     id = SmallIntegerField(primary_key=True)
@@ -131,7 +132,7 @@ class LogHeadRow(Model):
 
 
 class RequestRow(Model):
-    """A request_id that was used, and what came of it."""
+    """An idempotency key (request_id) that was used, and the result of its request."""
 
     project_id = TextField()
     request_id = TextField()
@@ -147,7 +148,7 @@ class RequestRow(Model):
 
 
 class InstallationRow(Model):
-    """The single row that makes this installation itself: what signs its page and consistency tokens."""
+    """The single row that identifies this installation: the secret that signs its page and consistency tokens."""
 
     id = SmallIntegerField(primary_key=True)
     token_secret = BlobField()
@@ -157,7 +158,7 @@ class InstallationRow(Model):
 
 
 class LeaseRow(Model):
-    """The single row by which servers agree who acts on the clock; see ``events.lease``."""
+    """The single row by which servers agree on the one that does timed work; see ``events.lease``."""
 
     id = SmallIntegerField(primary_key=True)
     holder = TextField()
@@ -169,31 +170,31 @@ class LeaseRow(Model):
 
 
 class ClockRow(Model):
-    """The single row that says what time the installation has come to; see ``events.timekeeping``."""
+    """The single row that holds the newest time that the installation knows; see ``events.timekeeping``."""
 
     id = SmallIntegerField(primary_key=True)
-    time = BigIntegerField()  # 0: nobody has said yet
-    apart = BigIntegerField()  # how far the clock that is on trial was from it; 0: none is
-    waited = BigIntegerField()  # how long that has said the same
+    time = BigIntegerField()  # 0: not set yet
+    apart = BigIntegerField()  # how far the clock on trial was from it; 0: no clock is on trial
+    waited = BigIntegerField()  # how long that clock has kept this distance
 
     class Meta:
         table_name = "clock"
 
 
 class ServerRow(Model):
-    """A process that serves, and the peppers that it knows; see ``keys.roster``."""
+    """A serving process, and the peppers that it knows; see ``keys.roster``."""
 
     name = CharField(primary_key=True)
-    pepper_ids = TextField()  # joined by commas, the one that signs first
+    pepper_ids = TextField()  # comma-separated, the one that signs first
     beat = BigIntegerField()
-    seen_time = BigIntegerField()  # by its own clock, for people to read
+    seen_time = BigIntegerField()  # by its own clock, for display only
 
     class Meta:
         table_name = "server"
 
 
 class OutboxRow(Model):
-    """The single row that says up to which event deliveries have been made of the log."""
+    """The single row with the revision of the last event for which deliveries were made."""
 
     id = SmallIntegerField(primary_key=True)
     revision = BigIntegerField()
@@ -203,7 +204,7 @@ class OutboxRow(Model):
 
 
 class EndpointRow(Model):
-    """A URL that a project's webhooks go to: its sealed secrets, and how it has been answering."""
+    """A URL that receives a project's webhooks: its sealed secrets, and its recent failures."""
 
     id = CharField(primary_key=True)
     project_id = TextField()
@@ -214,17 +215,17 @@ class EndpointRow(Model):
     previous_secret = BlobField(null=True)
     previous_pepper_id = TextField(default="")
     previous_expire_time = BigIntegerField(default=0)
-    off_time = BigIntegerField(default=NEVER)  # when it said that it is gone
+    off_time = BigIntegerField(default=NEVER)  # when it answered 410 Gone
     failures = SmallIntegerField(default=0)  # in a row
-    next_attempt_time = BigIntegerField(default=NEVER)  # not before its earliest delivery's
-    unused_time = BigIntegerField(default=NEVER)  # since when no key has the URL and nothing waits, as upkeep has seen
+    next_attempt_time = BigIntegerField(default=NEVER)  # never before that of its earliest delivery
+    unused_time = BigIntegerField(default=NEVER)  # when upkeep found that no key has the URL and nothing is pending
 
     class Meta:
         table_name = "webhook_endpoint"
 
 
 class DeliveryRow(Model):
-    """What is to be told, or was, of one event, to one endpoint."""
+    """The delivery of one event to one endpoint, pending or past."""
 
     revision = BigIntegerField(primary_key=True)  # the event's
     id = TextField(unique=True)
@@ -234,10 +235,10 @@ class DeliveryRow(Model):
     url = TextField()
     type = SmallIntegerField()  # the event's
     event_time = BigIntegerField()
-    detail = TextField()  # the event's, since that may be removed before it is delivered
+    detail = TextField()  # the event's, copied because the event may be removed before the delivery
     state = SmallIntegerField()
-    attempts = SmallIntegerField(default=0)  # ever
-    tries = SmallIntegerField(default=0)  # since it was made, or sent again by hand
+    attempts = SmallIntegerField(default=0)  # in total
+    tries = SmallIntegerField(default=0)  # since it was created, or last resent by hand
     give_up_time = BigIntegerField()
     next_attempt_time = BigIntegerField()
     last_attempt_time = BigIntegerField(default=0)  # 0: never

@@ -1,16 +1,16 @@
-"""Whether somebody writes to a SQLite file or its log past SQLite: a backup that is copied into it, say.
+"""Detection of writes to a SQLite file or its log that bypass SQLite, such as a backup that is copied into it.
 
-The file keeps its inode, and SQLite sees nothing: it goes on with the pages that it remembers and those in its log, and
-mixes them with what it reads. Two things give it away:
+The file keeps its inode, so SQLite does not notice. It goes on with its cached pages and those in its log, and mixes
+them with what it reads. Two signs reveal such a write:
 
-- In WAL mode the file itself is written only by checkpoints, and the log's index says of each that it was made. So a
-  file that has changed since a look, with no checkpoint since, was written by another.
-- The index says how many frames the log has, and the salt and the running checksum of the last one. Within one salt
-  frames are only added. So a log whose frame of that number is another, or has gone, was cut off or overwritten; and an
-  index that counts fewer frames than before is an older one.
+- In WAL mode only checkpoints write the file itself, and the log's index records each checkpoint. So a file that has
+  changed since the last check, without a checkpoint in between, was written by something else.
+- The index holds the number of frames in the log, and the salt and the running checksum of the last frame. Under one
+  salt, frames are only appended. So if the frame of that number differs or is missing, the log was overwritten or
+  truncated. If the index counts fewer frames than before, it is an older index.
 
-The index (``-shm``) is documented, at https://sqlite.org/walformat.html. It is read by the descriptor that SQLite has
-open: one of our own would, as it is closed, take the process's locks on the file with it, as POSIX has it.
+The format of the index (``-shm``) is documented at https://sqlite.org/walformat.html. It is read through the descriptor
+that SQLite has open. By POSIX rules, closing a descriptor of our own would release the process's locks on the file.
 """
 
 import os
@@ -31,7 +31,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 class _Checkpoints(NamedTuple):
-    """How far the log has been copied into the file: its salt, and the frames of which that is done, and begun."""
+    """How far checkpoints have copied the log into the file: its salt, and the frames that are done, and begun."""
 
     salt: bytes
     done: int
@@ -39,7 +39,7 @@ class _Checkpoints(NamedTuple):
 
 
 class _Frames(NamedTuple):
-    """How many frames the log has, how long their pages are, and what the last one bears."""
+    """The number of frames in the log, the size of their pages, and the salt and checksum of the last frame."""
 
     salt: bytes
     number: int
@@ -48,12 +48,15 @@ class _Frames(NamedTuple):
 
     @property
     def last(self) -> tuple[bytes, int, int]:
-        """Salt and checksum of the last frame, as they stand in the log."""
+        """The salt and checksum of the last frame, as the log stores them."""
         return (self.salt, *self.checksum)
 
 
 class Overwriting:
-    """Looks at a file in WAL mode. On Linux; elsewhere it sees nothing. For one thread at a time."""
+    """A detector for a file in WAL mode. It works only on Linux, and detects nothing elsewhere.
+
+    For one thread at a time.
+    """
 
     def __init__(self, file: Path, log: Path, index: Path) -> None:
         self._file = file
@@ -64,7 +67,7 @@ class Overwriting:
         self._frames: _Frames | None = None
 
     def seen(self) -> bool:
-        """Say whether the file was written by another since the last look. In doubt it was not."""
+        """Return whether something else wrote the file since the last check. If in doubt, return False."""
         before = self._checkpoints()
         try:
             found = os.stat(self._file)
@@ -72,13 +75,13 @@ class Overwriting:
             return False
         after = self._checkpoints()
         if before is None or before != after or before.done != before.begun:
-            return False  # a checkpoint is under way, or was cut off by its process's end
+            return False  # a checkpoint is in progress, or ended with its process
         now = (before, found.st_size, found.st_mtime_ns)
         seen, self._seen = self._seen, now
         return seen is not None and seen[0] == before and seen != now
 
     def log_seen(self) -> bool:
-        """Say whether the log, or its index, was written by another since the last look. In doubt it was not."""
+        """Return whether something else wrote the log or its index since the last check. If in doubt, return False."""
         before = self._header()
         if before is None:
             return False
@@ -94,18 +97,18 @@ class Overwriting:
         except OSError:
             return False
         if self._header() != before:
-            return False  # something was committed, or the log begun again, while we looked
+            return False  # a commit, or a restart of the log, came in between
         self._frames = frames
         if known.number > frames.number:
             return True
         return bool(frames.number) and not (salt == frames.salt and stands)
 
     def forget_log(self) -> None:
-        """Take note that the log was removed by SQLite: the next one has nothing to do with it."""
+        """Forget the log after SQLite has removed it: the next log is unrelated."""
         self._frames = None
 
     def _header(self) -> bytes | None:
-        """Return what the index says of the log; None where it says nothing, or is just being written."""
+        """Return the header of the index, or None if it is not initialized or is being written."""
         index = self._read()
         if index is None or index[:48] != index[48:96] or not _HEADER.unpack_from(index)[0]:
             return None
@@ -138,21 +141,21 @@ def _frames(index: bytes) -> _Frames:
 
 
 def _frame(log: int, frames: _Frames) -> tuple[bytes, int, int] | None:
-    """Return what the log has at the place of the last of these frames; None where it ends before that does."""
+    """Return what the log has in the place of the last of these frames, or None if the log ends before its end."""
     length = _FRAME.size + frames.page
-    # The whole frame at once: its length is not asked for first, since a checkpoint may cut the log off in between.
+    # Read the whole frame at once, without checking the log's length first: a checkpoint may truncate it in between.
     frame = os.pread(log, length, _LOG_HEADER + (frames.number - 1) * length)
     return _FRAME.unpack_from(frame) if len(frame) == length else None
 
 
 def _descriptor_of(wanted: os.stat_result) -> int:
-    """Return the number by which this process has a file open; -1 where it has not."""
+    """Return a descriptor by which this process has a file open, or -1 if it has none."""
     if sys.platform != "linux":
         return -1
     for name in os.listdir(_DESCRIPTORS):
         try:
             if os.path.samestat(wanted, os.fstat(int(name))):
                 return int(name)
-        except OSError:  # the one that lists them
+        except OSError:  # the descriptor that listed them, now closed
             continue
     return -1

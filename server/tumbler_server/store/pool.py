@@ -1,7 +1,7 @@
-"""Connections that are open before anybody needs them, handed out for one operation at a time.
+"""A pool of connections that are opened ahead of use, and lent for one operation at a time.
 
-They are opened in the background, several at a time, and one that broke is replaced there. So no call waits for an
-attempt to connect longer than its own bound, and none waits behind another's attempt.
+The pool opens connections in the background, several at a time, and replaces broken ones there. So no call waits for an
+attempt to connect longer than its own bound, or behind another call's attempt.
 """
 
 import select
@@ -13,24 +13,24 @@ from tumbler_server.errors import StoreUnavailable
 from tumbler_server.store.bound import Bound
 
 MOST = 16
-"""How many connections a pool opens at the most where it was not told to keep more."""
+"""Most connections that a pool opens for readers, unless ``warm`` is larger."""
 
 _OPENERS = 4
-"""How many connections are opened at the same time."""
+"""Connections that may be opened at the same time."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
-"""Seconds between two attempts to connect while they fail."""
+"""Seconds between two failed attempts to connect."""
 
 
 class Connection(Protocol):
-    """What a pool knows of a connection."""
+    """What a pool needs of a connection."""
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no more use."""
+        """Whether it can no longer be used."""
 
     def fileno(self) -> int:
-        """Return its socket's descriptor."""
+        """Return the descriptor of its socket."""
 
     def close(self) -> None:
         """Close it."""
@@ -40,10 +40,10 @@ C = TypeVar("C", bound=Connection)
 
 
 class Pool(Generic[C]):
-    """Connections, open and ready. Safe for use by many threads.
+    """A pool of open connections. Safe for use by many threads.
 
-    It begins to connect when it is first asked, and then keeps ``warm`` connections; more are opened as they are
-    needed, up to ``MOST``. One of them is the writer's: readers, however many, leave it alone.
+    It connects on first use, and then keeps at least ``warm`` connections. It opens more on demand, up to ``MOST`` and
+    one for the writer, which readers never take.
     """
 
     def __init__(self, connect: Callable[[], C], warm: int = 0) -> None:
@@ -57,14 +57,14 @@ class Pool(Generic[C]):
         self._waiting = 0
         self._openers = 0
         self._wanted = 0
-        self._failure: Exception | None = None  # what the last attempt to reach the database came to
+        self._failure: Exception | None = None  # of the last attempt to reach the database; None if it succeeded
         self._never = threading.Event()
 
     def take(self, bound: Bound, writing: bool = False) -> C:
-        """Return a connection, to be given back.
+        """Return a connection. The caller must give it back.
 
-        Raises ``StoreUnavailable`` where there is none within the bound, and at once where the database is known to be
-        away; ``CallerGone`` where nobody waits for it any more.
+        Raises ``StoreUnavailable`` if there is none within the bound, and at once if the database is known to be away.
+        Raises ``CallerGone`` if the caller has gone.
         """
         with self._changed:
             self._waiting += 1
@@ -82,7 +82,7 @@ class Pool(Generic[C]):
         return connection
 
     def give_back(self, connection: C, writing: bool = False) -> None:
-        """Take back a connection; one that is closed is replaced."""
+        """Take back a connection. A closed one is replaced."""
         with self._changed:
             self._lent -= 1
             self._readers -= not writing
@@ -91,19 +91,19 @@ class Pool(Generic[C]):
                 if len(self._idle) + self._lent < self._wanted:
                     self._idle.append(connection)
                 else:
-                    connection.close()  # the pool was closed meanwhile
+                    connection.close()  # the pool was closed in the meantime
             self._fill()
             self._changed.notify_all()
 
     def distrust(self, failure: Exception) -> None:
-        """Give up what is idle, and refuse at once until a new connection succeeds: the database has gone silent."""
+        """Drop idle connections and refuse at once until a new connection succeeds: the database does not answer."""
         with self._changed:
             self._failure = failure
             self._drop_idle()
             self._fill()
 
     def close(self) -> None:
-        """Close what is open; no call may be under way."""
+        """Close all connections. No call may be in progress."""
         with self._changed:
             self._wanted = 0
             self._drop_idle()
@@ -112,7 +112,7 @@ class Pool(Generic[C]):
         if not writing and self._readers >= self._most - 1:
             return None
         while self._idle:
-            connection = self._idle.pop()  # the one that was used last
+            connection = self._idle.pop()  # the most recently used one
             if not _has_ended(connection):
                 return connection
             connection.close()
@@ -128,18 +128,18 @@ class Pool(Generic[C]):
 
     def _fill(self) -> None:
         missing = self._wanted - len(self._idle) - self._lent - self._openers
-        # While the database is away, one is enough to find out that it is back.
+        # While the database is away, one thread is enough to notice that it is back.
         most = 1 if self._failure is not None else _OPENERS
         for _ in range(min(missing, most - self._openers)):
             threading.Thread(target=self._open, name="connecting", daemon=True).start()
-            self._openers += 1  # the lock is ours: it has not counted itself out yet
+            self._openers += 1  # we hold the lock, so the thread has not decremented this yet
 
     def _open(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
                 connection = self._connect()
-            except Exception as failure:  # whatever it is: without this thread nobody would try again
+            except Exception as failure:  # any: without this thread there would be no further attempt
                 with self._changed:
                     self._failure = failure
                     self._changed.notify_all()
@@ -162,7 +162,7 @@ class Pool(Generic[C]):
 
 
 def _has_ended(connection: Connection) -> bool:
-    """Say whether there is something to read from a connection that was asked nothing: mostly that it has ended."""
+    """Return whether an idle connection has something to read, which usually means that it has ended."""
     ready = select.poll()
     ready.register(connection.fileno(), select.POLLIN)
     return bool(ready.poll(0))

@@ -1,9 +1,9 @@
-"""PostgreSQL, and CockroachDB by the same driver: connections from a pool, bounded on both sides.
+"""PostgreSQL, and CockroachDB with the same driver: pooled connections, with time limits on both sides.
 
-The server ends a statement by its own clock (``statement_timeout``, which covers waiting for a lock), so that nothing
-goes on there that nobody waits for. That is set for one transaction at a time, in the message that begins it: a pooler
-in transaction mode would pass a session's setting on to somebody else. And where the server says nothing any more,
-though its kernel or a pooler goes on acknowledging, the driver's waiting ends by our clock, and the connection with it.
+The server ends a statement by its own clock (``statement_timeout``, which covers waiting for a lock), so no abandoned
+statement goes on there. The limit is set for one transaction at a time, in the message that begins it: a pooler in
+transaction mode would pass a session's setting on to other clients. If the server stops answering while its kernel or
+a pooler still acknowledges, our own clock ends the driver's wait, and the connection with it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ POSTGRESQL_FLOOR = 140_000
 
 _LIBPQ_DEFAULTS: dict[str, Any] = {
     "application_name": "tumbler-server",
-    # A peer that vanished without a word must not hold a connection for the minutes that TCP would wait.
+    # A peer that vanished silently must not hold a connection for the minutes that TCP would wait.
     "connect_timeout": 5,
     "keepalives_idle": 15,
     "keepalives_interval": 5,
@@ -41,38 +41,38 @@ _LIBPQ_DEFAULTS: dict[str, Any] = {
 }
 
 IDLE_LIMIT = 10_000
-"""Milliseconds that a PostgreSQL transaction may stand still. A process that was stopped in the middle of one, or whose
-network went away, would otherwise hold its locks, and with them all writers of all servers, for ever."""
+"""Milliseconds that a PostgreSQL transaction may be idle. Without a limit, a process that is stopped in a transaction,
+or loses its network, would hold its locks forever, and block all writers of all servers."""
 
 _LOCK = "SELECT id FROM log_head WHERE id = 1 FOR UPDATE"
 
 CHANNEL = "tumbler"
-"""Where PostgreSQL servers tell each other that something was committed."""
+"""The PostgreSQL channel on which our servers notify one another of commits."""
 
 _LOOK = 0.05
-"""Seconds between two looks at our clock while a server says nothing."""
+"""Seconds between two looks at our clock while the database server is silent."""
 
 _TRICKLE = 0.5
-"""Seconds past the bound in which an answer that is just coming in may still come in."""
+"""Seconds past the bound for an answer that has begun to arrive."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Silent(psycopg.OperationalError):
-    """The server has said nothing for too long; the connection was cut."""
+    """The server did not answer in time, and the connection was cut."""
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection of which no wait is longer than ``until``, an instant of ``time.monotonic``."""
+    """A connection whose waits end at ``until``, an instant of ``time.monotonic``."""
 
     until = math.inf
     silent = False
-    """Whether it was cut because the server said nothing."""
+    """Whether it was cut because the server did not answer."""
     limits = ""
-    """What to send before each statement outside of a transaction, so that the server bounds it."""
+    """The SQL to send before each statement outside of a transaction, which makes the server bound it."""
 
     def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **named: Any) -> T:
-        """Wait for the server. Everything that psycopg asks it goes through here."""
+        """Wait for the server. All of psycopg's traffic goes through here."""
         if self.until == math.inf:
             return super().wait(gen, *arguments, **named)
         look = max(0.001, min(_LOOK, self.until - time.monotonic()))
@@ -85,7 +85,7 @@ class Connection(psycopg.Connection[Any]):
 
 
 def _bounded(steps: Generator[Any, Any, T], until: float) -> Generator[Any, Any, T]:
-    """Run what psycopg runs between two waits, until it is too late."""
+    """Run the steps of psycopg's generator. Raise ``Silent`` once it is too late."""
     try:
         waiting = next(steps)
         while True:
@@ -100,7 +100,7 @@ def _bounded(steps: Generator[Any, Any, T], until: float) -> Generator[Any, Any,
 
 
 class _Database(Lending):
-    """Mixed into a peewee database of PostgreSQL's protocol."""
+    """A mix-in for a peewee database that speaks PostgreSQL's protocol."""
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         connection: Connection = self.connection()  # type: ignore[attr-defined]
@@ -109,8 +109,8 @@ class _Database(Lending):
                 cursor = connection.cursor()
                 cursor.execute(sql, params or ())
                 return cursor
-            # One message, which is one transaction: so the parameters must be in the text, where psycopg puts them. As
-            # messages of their own the two cost three times as much.
+            # One message is one transaction, so the parameters must be in its text; psycopg's ClientCursor puts them
+            # there. Two messages would cost three times as much.
             cursor = psycopg.ClientCursor(connection)
             cursor.execute(f"{connection.limits}; {sql}", params or ())
             cursor.nextset()
@@ -118,15 +118,15 @@ class _Database(Lending):
 
 
 class PostgresqlDatabase(_Database, peewee.PostgresqlDatabase):
-    """PostgreSQL for peewee, on connections that it is lent."""
+    """PostgreSQL for peewee, on lent connections."""
 
 
 class CockroachDatabaseLent(_Database, CockroachDatabase):  # type: ignore[misc]  # playhouse has no types
-    """CockroachDB for peewee, on connections that it is lent."""
+    """CockroachDB for peewee, on lent connections."""
 
 
 class Postgresql:
-    """A PostgreSQL or CockroachDB server. ``limits`` says whether it is told to end what takes too long."""
+    """A PostgreSQL or CockroachDB server. With ``limits``, the server itself ends what takes too long."""
 
     def __init__(self, database: Any, url: str, limits: bool, warm: int = 0) -> None:
         parameters = _libpq_parameters(url)
@@ -151,7 +151,7 @@ class Postgresql:
 
     @contextlib.contextmanager
     def using(self, bound: Bound, _urgent: bool = False, writing: bool = False) -> Iterator[peewee.Database]:
-        """Have the database on a connection of the pool, bounded."""
+        """Yield the database on a connection of the pool, within the bound."""
         thread = self._thread
         if not self.database.is_closed():
             yield self.database  # a read in the middle of a transaction belongs to it
@@ -166,7 +166,7 @@ class Postgresql:
             yield self.database
         finally:
             self.database.unlend()
-            if connection.silent and time.monotonic() >= bound.last:  # not for a caller's impatience
+            if connection.silent and time.monotonic() >= bound.last:  # not if only a caller's deadline passed
                 self._pool.distrust(TimeoutError(f"no answer within {bound.seconds:g} s"))
             connection.until, connection.limits = math.inf, ""
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
@@ -174,7 +174,7 @@ class Postgresql:
             self._pool.give_back(connection, writing)
 
     def begin(self, locked: bool) -> None:
-        """Begin a transaction, and, with ``locked``, wait for the log's head."""
+        """Begin a transaction and, if ``locked``, lock the log's head row."""
         connection: Connection = self._thread.connection
         limits, connection.limits = connection.limits, ""
         statements = ["BEGIN"]
@@ -186,21 +186,21 @@ class Postgresql:
             connection.execute("; ".join(statements))  # one message
 
     def check(self) -> None:
-        """Nothing is to be seen before a commit."""
+        """Do nothing: no check is needed before a commit."""
 
     def commit(self) -> None:
-        """Commit. It is waited for as long as we may, whatever the caller does: else nobody knew what came of it."""
+        """Commit. Wait the full time, even for a caller who has gone: otherwise the outcome would be unknown."""
         self._thread.connection.until = self._thread.bound.last
         self.database.commit()
 
     def roll_back(self) -> None:
-        """Roll back; a caller who is late does not cost the connection."""
+        """Roll back. A late caller does not cost the connection."""
         connection, bound = self._thread.connection, self._thread.bound
         connection.until = max(connection.until, min(bound.last, time.monotonic() + GRACE))
         self.database.rollback()
 
     def lost(self) -> bool:
-        """Say whether this thread's last connection has ended."""
+        """Return whether this thread's last connection has ended."""
         connection = getattr(self._thread, "connection", None)
         return connection is not None and connection.closed
 
@@ -213,24 +213,24 @@ class Postgresql:
         return listener
 
     def give_up(self) -> str:
-        """Leave the database for good; there is nothing to put away."""
+        """Stop using the database. There is no file to move aside."""
         return ""
 
     def close(self) -> None:
-        """Close the pool; no call may be under way."""
+        """Close the pool. No call may be in progress."""
         self._pool.close()
 
 
 def _milliseconds(bound: Bound) -> int:
-    """Return how long a statement may take: to the end, or to just past the caller's, who is then gone."""
+    """Return how long a statement may take: until the server's limit, or just past the caller's deadline."""
     return max(1, math.ceil((bound.server_until - time.monotonic()) * 1_000) + 1)
 
 
 class Listener:
-    """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone.
+    """A PostgreSQL connection that waits for notifications. It may miss some, so never rely on it alone.
 
-    It is ``pooled`` where something stands between us and the server that may hand the server's side of the connection
-    to others, as PgBouncer does in transaction mode: what is listened for on it may reach anybody.
+    It is ``pooled`` if a pooler may share the server's side of the connection among clients, as PgBouncer does in
+    transaction mode. Its notifications could then reach any client.
     """
 
     def __init__(self, url: str, parameters: dict[str, Any], bound: Bound) -> None:
@@ -238,7 +238,7 @@ class Listener:
             connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
             self._connection = made.enter_context(contextlib.closing(connection))
             connection.until = bound.cut
-            # A pooler makes up the number that it calls the server's process by.
+            # A pooler makes up the process id that it reports for the server.
             process = self._connection.execute("SELECT pg_backend_pid()").fetchone()
             self.pooled = process != (connection.info.backend_pid,)
             if not self.pooled:
@@ -251,9 +251,9 @@ class Listener:
             self._made = made.pop_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a call, so long at the most, and say whether there was one; it can end early without.
+        """Wait up to so many seconds for a notification, and return whether there was one.
 
-        Raises ``StoreUnavailable``.
+        It may return early without one. Raises ``StoreUnavailable``.
         """
         self._selector.select(seconds)
         try:
@@ -263,12 +263,12 @@ class Listener:
             raise StoreUnavailable(cause, said) from failure
 
     def interrupt(self) -> None:
-        """Have ``wait`` return at once, now and from now on. Another thread may call it."""
-        with contextlib.suppress(OSError):  # it has been closed
+        """Make ``wait`` return at once, now and from now on. Another thread may call it."""
+        with contextlib.suppress(OSError):  # already closed
             self._interrupting.send(b"!")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._made.close()
 
 
@@ -281,10 +281,10 @@ def _libpq_parameters(url: str) -> dict[str, Any]:
 
 
 def open_postgresql(url: str, warm: int = 0) -> Postgresql:
-    """Open a PostgreSQL server's database."""
+    """Open a database of a PostgreSQL server."""
     return Postgresql(PostgresqlDatabase(url, autoconnect=False, prefer_psycopg3=True), url, limits=True, warm=warm)
 
 
 def open_cockroachdb(url: str, warm: int = 0) -> Postgresql:
-    """Open a CockroachDB cluster's database. Only our own clock bounds what it does: we cannot try the other here."""
+    """Open a database of a CockroachDB cluster. Only our own clock bounds it: the other limits are untested there."""
     return Postgresql(CockroachDatabaseLent(url, autoconnect=False, prefer_psycopg3=True), url, limits=False, warm=warm)

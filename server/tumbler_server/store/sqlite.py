@@ -1,4 +1,4 @@
-"""SQLite: a connection for each thread, bounded in all that can take time, and turns at its one write lock."""
+"""SQLite: one connection per thread, a bound on everything that takes time, and turns at the single write lock."""
 
 import contextlib
 import itertools
@@ -25,19 +25,19 @@ SQLITE_FLOOR = (3, 51, 3)
 """Older libraries can corrupt a WAL database that has several connections, or lose a commit."""
 
 _POLL, _URGENT_POLL = 0.001, 0.0005
-"""Seconds between two attempts to get the write lock, for the one whose turn is next."""
+"""Seconds between two attempts of the next writer to get the write lock."""
 
 _STEPS = 100_000
-"""How many steps of SQLite's machine, some milliseconds, lie between two looks at the clock."""
+"""Steps of SQLite's virtual machine, some milliseconds, between two looks at the clock."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has no types
-    """Peewee's own, that opens its connections outside of its lock."""
+    """Peewee's database, except that it opens connections outside of its lock."""
 
     def open(self, busy: Callable[[int], bool]) -> Any:
-        """Open a connection, of which each wait for a lock goes on as long as ``busy`` says."""
+        """Open a connection. ``busy`` decides how long it waits for each lock."""
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
             connection = apsw.Connection(self.database, **self.connect_params)
             try:
@@ -49,9 +49,9 @@ class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has n
             return connection
 
     def _prepare(self, connection: Any, busy: Callable[[int], bool]) -> None:
-        """Set the pragmas. Of several that turn a new file to WAL at once, SQLite refuses some without asking.
+        """Set the pragmas. If several connections switch a new file to WAL at once, SQLite fails some immediately.
 
-        Then read: from there on the log is open, and SQLite does not remove it until this connection ends.
+        Then read once: that opens the log, and SQLite does not remove it until this connection closes.
         """
         while True:
             try:
@@ -65,10 +65,10 @@ class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has n
 
 
 class _Thread(threading.local):
-    """What a thread has."""
+    """The state of one thread."""
 
     connection: Any = None
-    watch: Any = None  # a connection that sees what all others commit, those of this thread too
+    watch: Any = None  # a connection that sees the commits of all others, including this thread's
     serial = 0
     bound: Bound | None = None
     urgent = False
@@ -76,7 +76,7 @@ class _Thread(threading.local):
 
 
 class Sqlite:
-    """A SQLite file. Each thread's connections are opened at first use, and closed when the thread ends."""
+    """A SQLite file. Each thread's connections are opened on first use, and closed when the thread ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,13 +97,13 @@ class Sqlite:
         return understand(failure)
 
     def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
-        """Run one reading statement. Raises ``identity.Replaced``, as all else that uses the file."""
+        """Run one reading statement. Raises ``identity.Replaced``, like every other use of the file."""
         self.identity.now_and_then()
         thread = self._thread
         thread.bound = bound
         if thread.connection is not None:
-            # The driver itself, on the way of each Verify of a key that is not known: peewee costs several times as
-            # much. Where it fails, the statement is run again the usual way, which knows what to make of the failure.
+            # Call the driver directly: every Verify of a key that is not cached comes here, and peewee costs several
+            # times as much. If this fails, run the statement again the usual way, which handles the failure.
             with contextlib.suppress(apsw.Error):
                 return list(thread.connection.execute(sql, parameters))
         with self.using(bound) as db:
@@ -119,14 +119,14 @@ class Sqlite:
                 thread.watch = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
                 thread.serial = next(self._serials)
                 self._tie(thread.watch)
-            # The PRAGMA, since the driver's own function does not see what other processes commit.
+            # Use the PRAGMA: the driver's own function does not see the commits of other processes.
             return thread.serial, thread.watch.execute("PRAGMA data_version").get
         except (apsw.BusyError, apsw.LockedError):
             return thread.serial, -next(self._unknown)
 
     @contextlib.contextmanager
     def using(self, bound: Bound, urgent: bool = False, _writing: bool = False) -> Iterator[peewee.Database]:
-        """Have the database on this thread's connection, bounded."""
+        """Yield the database on this thread's connection, within the bound."""
         thread = self._thread
         thread.bound, thread.urgent = bound, urgent
         if thread.connection is None:
@@ -141,7 +141,7 @@ class Sqlite:
         yield self.database
 
     def begin(self, _locked: bool) -> None:
-        """Begin a transaction that writes, in turn with other processes."""
+        """Begin a write transaction, in turn with other processes."""
         if not self._thread.urgent and self._thread.bound is not None:
             self._gate.wait(self._thread.bound)
         try:
@@ -150,14 +150,14 @@ class Sqlite:
             self._gate.leave()
 
     def check(self) -> None:
-        """See, before anything is committed, that the file is still ours. Raises ``identity.Replaced``."""
+        """Check before a commit that the file is still ours. Raises ``identity.Replaced``."""
         self.identity.look()
 
     def commit(self) -> None:
-        """Commit: nothing of it waits for a lock.
+        """Commit, without waiting for a lock.
 
-        Raises ``identity.Replaced`` where the file at the path has not got the change, after which nobody may be told
-        that it was made.
+        Raises ``identity.Replaced`` if the file at the path does not have the change. The change must then not be
+        acknowledged.
         """
         self.database.commit()
         self.identity.look()
@@ -167,19 +167,19 @@ class Sqlite:
         self.database.rollback()
 
     def lost(self) -> bool:
-        """Say whether the connection has ended: a file does not hang up."""
+        """Return whether the connection has ended: never, since a file cannot hang up."""
         return False
 
     def close(self) -> None:
-        """Close every thread's connections; no call may be under way."""
+        """Close every thread's connections. No call may be in progress."""
         while self._connections:
             self._end(next(iter(self._connections)))
         self._gate.close()
 
     def give_up(self) -> str:
-        """Leave the file for good: it is not ours any more. Nothing of its log may be written into it.
+        """Stop using the file, since it is not ours any more. Nothing of our log may be written into it.
 
-        Returns where the log was put, if it was. Statements of other threads may be under way.
+        Returns the path that the log was moved to, or an empty string. Other threads may be running statements.
         """
         for connection in list(self._connections):
             with contextlib.suppress(apsw.Error):
@@ -192,7 +192,7 @@ class Sqlite:
             self.identity.forget_logs()
 
     def _tie(self, connection: Any) -> None:
-        """Have a connection closed when the thread ends."""
+        """Close a connection when the thread ends."""
         thread = self._thread
         self._connections.add(connection)
         if thread.leash is None:
@@ -200,23 +200,23 @@ class Sqlite:
         weakref.finalize(thread.leash, self._end, connection)
 
     def _busy(self, _: int) -> bool:
-        """Say whether to ask again for a lock that somebody else holds."""
+        """Return whether to try again for a lock that is held."""
         thread = self._thread
         if thread.bound is None or thread.bound.over():
             return False
         if thread.urgent:
-            self._gate.try_to_hold()  # whoever holds it is next: we do not wait for that, and keep out who comes after
+            self._gate.try_to_hold()  # its holder is next and we do not wait for that, but block those who come later
         time.sleep(_URGENT_POLL if thread.urgent else _POLL)
         return True
 
     def _progressing(self) -> bool:
-        """Say whether a statement is to be ended."""
+        """Return whether to end the statement."""
         bound = self._thread.bound
         return bound is not None and bound.over()
 
 
 class _Leash:
-    """What a thread holds as long as it lives: the end of its connections is tied to it."""
+    """An object that lives as long as its thread. Its finalizers close the thread's connections."""
 
 
 def _close(connections: set[Any], connection: Any) -> None:
@@ -229,7 +229,7 @@ def _close(connections: set[Any], connection: Any) -> None:
 
 
 def open_sqlite(path: Path) -> Sqlite:
-    """Open a SQLite file, which may be missing. Raises ``SetupError`` where the library is too old."""
+    """Open a SQLite file, which may be missing. Raises ``SetupError`` if the library is too old."""
     version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
     if version < SQLITE_FLOOR:
         floor = ".".join(map(str, SQLITE_FLOOR))

@@ -1,7 +1,7 @@
-"""Turns at writing: among the threads of a process, and, on SQLite, among processes.
+"""Fair turns for writers: among the threads of a process and, on SQLite, among processes.
 
-Whoever waits is a thread of a bounded pool, so a queue is never longer than there are threads; nobody waits past the
-bound of the call.
+Waiting threads come from a bounded pool, so a queue is never longer than that pool. No thread waits past the bound of
+its call.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from tumbler_server.store.bound import Bound
 
 
 class Turns:
-    """Lets one thread after another write, first come, first served; the urgent go before all others."""
+    """A queue of threads that write one at a time: first come, first served, with urgent ones before all others."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,10 +27,10 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, bound: Bound, urgent: bool = False) -> Iterator[None]:
-        """Have the turn as long as the context lasts.
+        """Hold the turn for as long as the context lasts.
 
-        Raises ``StoreUnavailable`` where it does not come within the bound, and ``CallerGone`` where nobody waits for
-        it any more.
+        Raises ``StoreUnavailable`` if the turn does not come within the bound, and ``CallerGone`` if the caller has
+        gone.
         """
         self._take(bound, self._urgent if urgent else self._others)
         try:
@@ -44,7 +44,7 @@ class Turns:
             if not self._taken:
                 self._taken = True
                 return
-            called = threading.Lock()  # released by whoever hands us the turn
+            called = threading.Lock()  # released by the thread that passes the turn to us
             called.acquire()
             queue.append(called)
         try:
@@ -56,7 +56,7 @@ class Turns:
                 if waiting:
                     queue.remove(called)
             if not waiting:
-                self._pass_on()  # it was our turn in the very moment that we left
+                self._pass_on()  # the turn came just as we left
             raise
 
     def _pass_on(self) -> None:
@@ -69,15 +69,15 @@ class Turns:
 
 
 class Gate:
-    """Lets the writers of several processes onto one SQLite file by turns.
+    """A lock that makes the writers of several processes take turns at one SQLite file.
 
-    SQLite's own lock is what excludes, but it goes to whoever asks at the right moment: a process that writes again and
-    again leaves it free for microseconds, and another, which asks every few milliseconds, rarely hits them. So the next
-    writer holds the gate, a lock on the database's folder, until it has SQLite's lock, and the one that has just
-    written must pass the gate too. The gate is for fairness only: a writer that cannot get it, as behind a process that
-    is stopped, goes on without it.
+    SQLite's own lock excludes other writers, but it goes to whichever process asks at the right moment. A process that
+    writes again and again leaves it free for microseconds, and another that asks every few milliseconds rarely hits
+    them. So the next writer holds the gate, a lock on the database's folder, until it has SQLite's lock, and a writer
+    that has just finished must pass the gate again. The gate is for fairness only: a writer that cannot get it, for
+    example because its holder is stopped, goes on without it.
 
-    Used by one thread of a process at a time, the one whose turn it is.
+    In each process only the thread whose turn it is uses it.
     """
 
     PATIENCE = 0.5
@@ -91,7 +91,7 @@ class Gate:
         self.held = False
 
     def wait(self, bound: Bound) -> None:
-        """Wait for the gate, and hold it, or go on without."""
+        """Wait for the gate and hold it, or go on without it after ``PATIENCE`` or at the bound."""
         patience = time.monotonic() + self.PATIENCE
         pause = self._FIRST
         while not self.try_to_hold() and time.monotonic() < patience and not bound.over():
@@ -99,7 +99,7 @@ class Gate:
             pause = min(self._MOST, pause + self._FIRST)
 
     def try_to_hold(self) -> bool:
-        """Hold the gate if it is free; say whether there is nothing to wait for."""
+        """Hold the gate if it is free. Return whether there is nothing to wait for."""
         if self.held:
             return True
         try:
@@ -109,18 +109,18 @@ class Gate:
         except BlockingIOError:
             return False
         except OSError:
-            return True  # a folder that cannot be locked
+            return True  # the folder cannot be locked
         self.held = True
         return True
 
     def leave(self) -> None:
-        """Let the next one hold it."""
+        """Release the gate to the next writer."""
         if self.held:
             self.held = False
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the gate and close the folder."""
         self.leave()
         if self._descriptor >= 0:
             os.close(self._descriptor)

@@ -1,1 +1,1 @@
-"""Webhooks: what is sent where, safely, again until it arrives, and what became of it."""
+"""Webhooks: choosing, signing and safely sending messages, with retries, and recording the outcomes."""

@@ -1,8 +1,8 @@
-"""Deliveries: what waits to be sent where, and what became of each attempt.
+"""Deliveries: the messages that are pending for each endpoint, and the outcome of each attempt.
 
-An endpoint is the unit of patience: one that fails is asked again by one delivery at a time, so that no dead receiver
-takes the senders from the others, however much waits for it. A project is the unit of fairness: what is due is chosen
-project by project, so that no query is filled by one of them.
+Backoff is per endpoint: a failing endpoint is retried with one delivery at a time, so a dead receiver with a long queue
+does not take the senders from the others. Fairness is per project: due deliveries are chosen project by project, so
+no single project fills the result of a query.
 """
 
 import enum
@@ -19,23 +19,23 @@ from tumbler_server.store.database import Read, Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 
 DELAYS = (5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR)
-"""How long after each attempt that failed comes the next; the last of them again and again until it is given up."""
+"""Delays before the next attempt, by the number of failed ones. The last delay repeats until the delivery fails."""
 
 JITTER = 0.1
-"""Delays are longer by up to this share, by chance, so that what failed together does not come back together."""
+"""Each delay is longer by a random share up to this, so that deliveries that failed together spread out."""
 
 LONGEST_RETRY_AFTER = DAY
-"""A receiver that asks for more patience than this gets this much."""
+"""The longest Retry-After that is honored, in microseconds. A longer one counts as this."""
 
 _LONGEST_WAIT = LONGEST_RETRY_AFTER + HOUR
-"""Nothing that was put off by a clock that is right is put off for longer: what is later than this is due as well."""
+"""The longest delay that a correct clock can set. A delivery that is set for later than this is due as well."""
 
 _PAUSES = (5 * SECOND, 10 * SECOND, 20 * SECOND, 40 * SECOND, MINUTE)
-"""How long an endpoint is left alone after failures in a row, whatever else waits for it."""
+"""Pauses of an endpoint by its number of consecutive failures, whatever else is pending for it."""
 
 
 class State(enum.IntEnum):
-    """What has become of a delivery; the numbers are the proto's."""
+    """The state of a delivery, in the proto's numbers."""
 
     PENDING = 1
     DELIVERED = 2
@@ -46,7 +46,7 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt. ``status`` is HTTP's, 0 where there was no answer; ``error`` is in our words."""
+    """The outcome of an attempt. ``status`` is the HTTP status, or 0 without an answer. ``error`` is our own text."""
 
     status: int = 0
     error: str = ""
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Delivery(NamedTuple):
-    """A delivery that waits to be sent, as its row is."""
+    """The columns of a pending delivery."""
 
     revision: int
     id: str
@@ -71,7 +71,7 @@ class Delivery(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """What is needed of an endpoint to send to it, as its row is."""
+    """The columns of an endpoint that are needed to send to it."""
 
     id: str
     project_id: str
@@ -84,7 +84,7 @@ class Endpoint(NamedTuple):
     previous_expire_time: int
 
 
-# The conditions stand as literals, by which databases know the indexes of m0005_webhooks.
+# The conditions are literals, so that databases match them to the indexes of m0005_webhooks.
 _WAITS = f"next_attempt_time < {NEVER}"
 _KINDS = {False: f"failures = 0 AND {_WAITS}", True: f"failures > 0 AND {_WAITS}"}
 _PROJECTS = {
@@ -109,14 +109,14 @@ _DUE_ENDPOINTS = {
     for failing, kind in _KINDS.items()
 }
 
-# Not by the ORM: these are for each of a hundred thousand, and it takes longer to make its statements than to run them.
+# Plain SQL: these run for each of a hundred thousand deliveries, and the ORM builds a statement slower than it runs.
 _DUE = (
     f"SELECT {', '.join(Delivery._fields)} FROM webhook_delivery WHERE endpoint_id = ? "  # noqa: S608
     f"AND (next_attempt_time <= ? OR (next_attempt_time > ? AND next_attempt_time < {NEVER})) "
     "ORDER BY next_attempt_time, revision LIMIT ?"
 )
 _SAME = f"WHERE revision = ? AND state = {int(State.PENDING)} AND attempts = ? AND give_up_time = ?"
-"""The row, unless somebody has changed it since it was read."""
+"""Matches the row unless it has changed since it was read."""
 _SETTLED = f"UPDATE webhook_delivery SET state = ?, next_attempt_time = {NEVER} {_SAME}"  # noqa: S608
 _DELIVERED = (
     f"UPDATE webhook_delivery SET state = {int(State.DELIVERED)}, next_attempt_time = {NEVER}, "  # noqa: S608
@@ -143,9 +143,10 @@ _TOO_MANY = f"given up: more than {WEBHOOKS_PENDING.most:,} others of the projec
 
 
 def projects_after(store: Store, failing: bool, project_id: str, now: int, limit: int) -> list[tuple[str, bool]]:
-    """Return the next projects, in the order of their ids, with endpoints of one kind that something waits for.
+    """Return the next projects, in order of their ids, with pending deliveries to endpoints of one kind.
 
-    Each with whether one of them is due. Costs a few look-ups in an index for each project, however much waits for it.
+    The flag tells whether one of these endpoints is due. Each project costs a few index look-ups, however long its
+    queue is.
     """
     rows = store.read(_PROJECTS[failing], (project_id, limit))
     far_ahead = now + _LONGEST_WAIT
@@ -153,19 +154,19 @@ def projects_after(store: Store, failing: bool, project_id: str, now: int, limit
 
 
 def due_endpoints(store: Store, project_id: str, failing: bool, now: int, limit: int) -> list[Endpoint]:
-    """Return a project's endpoints of one kind that are due, those that have waited longest first."""
+    """Return a project's endpoints of one kind that are due, the longest waiting first."""
     rows = store.read(_DUE_ENDPOINTS[failing], (project_id, now, now + _LONGEST_WAIT, limit))
     return list(map(Endpoint._make, rows))
 
 
 def due_deliveries(store: Store, endpoint_id: str, now: int, busy: Collection[int], limit: int) -> list[Delivery]:
-    """Return deliveries that wait for an endpoint, but for those that are being sent, the earliest first."""
+    """Return an endpoint's due deliveries, the earliest first, without the ``busy`` ones that are being sent."""
     rows = store.read(_DUE, (endpoint_id, now, now + _LONGEST_WAIT, limit + len(busy)))
     return [each for each in map(Delivery._make, rows) if each.revision not in busy][:limit]
 
 
 def keys_of(store: Store, due: Sequence[Delivery]) -> dict[str, Any]:
-    """Return what messages need of the deliveries' keys, as they are now, by their ids."""
+    """Return, by id, the current columns of the deliveries' keys that messages need."""
     if not due:
         return {}
     columns = (
@@ -177,7 +178,7 @@ def keys_of(store: Store, due: Sequence[Delivery]) -> dict[str, Any]:
 
 
 def explained(read: Read, due: Sequence[Any]) -> set[int]:
-    """Return the revisions of those deliveries that an event in the log, or a kept one, explains."""
+    """Return the revisions of the deliveries that match an event in the log, kept events included."""
     if not due:
         return set()
     slots = ", ".join("?" * len(due))
@@ -202,7 +203,7 @@ def settle(transaction: Transaction, settled: Sequence[Delivery], state: State) 
 
 
 def record(transaction: Transaction, done: Sequence[tuple[Delivery, Outcome]], now: int) -> list[State]:
-    """Write down what came of attempts, and return what has become of each delivery by it."""
+    """Record the outcomes of attempts, and return the new state of each delivery."""
     ends = [(each, outcome, *_next(each, outcome, now)) for each, outcome in done]
     delivered = [(each, outcome.status) for each, outcome, state, _ in ends if state is State.DELIVERED]
     if delivered:
@@ -221,7 +222,7 @@ def _record_failure(
     values = (int(state), next_time, now, outcome.status, outcome.error)
     if not transaction.read(
         _FAILED, (*values, *_unchanged(delivery))
-    ):  # another process has sent it meanwhile, or somebody has asked to send it again
+    ):  # another process has sent it in the meantime, or a resend was requested
         return
     if state is State.ENDPOINT_OFF:
         _turn_off(transaction, delivery.endpoint_id, now)
@@ -230,7 +231,7 @@ def _record_failure(
 
 
 def send_again(transaction: Transaction, delivery: Any, now: int, give_up_time: int) -> None:
-    """Have a delivery sent once more, at once, and for as long as if it were new."""
+    """Make a delivery due at once, with as much time for retries as a new one."""
     transaction.run(
         DeliveryRow.update(state=int(State.PENDING), tries=0, give_up_time=give_up_time, next_attempt_time=now).where(
             DeliveryRow.revision == delivery.revision
@@ -244,21 +245,21 @@ def send_again(transaction: Transaction, delivery: Any, now: int, give_up_time: 
 
 
 def pending(read: Read, project_id: str, most: int) -> int:
-    """Return how many deliveries of a project wait to be sent. More than ``most`` are not counted."""
+    """Return the number of a project's pending deliveries. Counting stops at ``most``."""
     ((number,),) = read(_PENDING, (project_id, most))
     return int(number)
 
 
 def give_up_oldest(transaction: Transaction, project_id: str, number: int) -> None:
-    """End so many of a project's deliveries that wait, those of the oldest events first."""
+    """Fail so many of a project's pending deliveries, those of the oldest events first."""
     given_up = transaction.read(_GIVEN_UP, (_TOO_MANY, project_id, number))
     names = sorted({endpoint_id for (endpoint_id,) in given_up})
     for endpoint in transaction.select(EndpointRow.select().where(EndpointRow.id.in_(names))):
-        reschedule(transaction, endpoint.id, endpoint.next_attempt_time)  # no sooner: it may have failed
+        reschedule(transaction, endpoint.id, endpoint.next_attempt_time)  # no sooner: it may be backing off
 
 
 def reschedule(transaction: Transaction, endpoint_id: str, not_before: int) -> None:
-    """Set when an endpoint is next sent to: when the first of its deliveries is due, but not before an instant."""
+    """Set an endpoint's next attempt to the time of its earliest delivery, but no sooner than ``not_before``."""
     first = DeliveryRow.select(peewee.fn.MIN(DeliveryRow.next_attempt_time)).where(
         DeliveryRow.endpoint_id == endpoint_id
     )

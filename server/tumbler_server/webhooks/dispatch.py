@@ -1,7 +1,7 @@
-"""Sending what waits: a few senders that wait for no receiver longer than they must, and one thread that does the rest.
+"""Sending of due deliveries: a pool of sender threads, and one thread that does the rest.
 
-Senders only send. What is due is chosen, and what came of it written down, by whoever calls ``work``: so they need no
-connections to the database, and all that one turn has to write is one transaction.
+Senders only send. The thread that calls ``work`` chooses what is due and records the outcomes. So senders need no
+database connections, and one turn records its outcomes in one transaction.
 """
 
 import contextlib
@@ -30,25 +30,25 @@ from tumbler_server.webhooks.shares import has_room
 from tumbler_server.webhooks.vault import CannotOpen
 
 SENDERS = 4 * WEBHOOKS_SENT.most
-"""Webhooks that are on their way at the same time. Senders only wait, so that many cost little."""
+"""Webhooks in flight at the same time. Senders only wait, so many of them cost little."""
 
 LANES = 8
-"""Of these, as many may go to one endpoint; to one that failed or was slow the last time, a single one."""
+"""Webhooks in flight to one endpoint. An endpoint that failed or was slow the last time gets only one."""
 
 SLOW = 2.0
-"""Seconds. An endpoint whose last answer took longer is slow."""
+"""Seconds above which an endpoint's last response makes it count as slow."""
 
 MOST_PROJECTS = 256
-"""Projects that one turn looks at. Where more wait, the next turn goes on with the next."""
+"""Projects that one turn looks at. If there are more, the next turn continues after them."""
 
 _MOST_SLOW = 4_096
-"""Endpoints that are remembered as slow; then the one that has been for longest is forgotten."""
+"""Endpoints that are remembered as slow. When it is full, the oldest entry is evicted."""
 
 _MOST_WRITTEN = 32
-"""Attempts that one transaction writes down at the most, since other writers wait for it."""
+"""Most attempts that one transaction records, since other writers wait for it."""
 
 PATIENCE = 2.0
-"""Seconds that the end of the server waits for webhooks under way."""
+"""Seconds that a stopping server waits for webhooks in flight."""
 
 _NO_SECRET = Outcome(error="its secret cannot be decrypted, because the pepper is gone: replace the webhook secret")
 _COUNTED = {
@@ -59,13 +59,13 @@ _COUNTED = {
 }
 
 Post = Callable[[str, bytes, Mapping[str, str], str], Answer]
-"""Sends a body with headers to a URL, for a project. Raises ``Unsent``."""
+"""Posts a body with headers to a URL, for a project. Raises ``Unsent``."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _Underway(NamedTuple):
-    """What a sender is busy with. ``doubtful`` says that the endpoint failed or was slow the last time."""
+    """A delivery in flight. ``doubtful`` means that the endpoint failed or was slow the last time."""
 
     endpoint_id: str
     project_id: str
@@ -73,10 +73,10 @@ class _Underway(NamedTuple):
 
 
 class Dispatch:
-    """Hands what is due to the senders. Its methods are for one thread. ``finished`` is called by others, often.
+    """The dispatcher, which hands due deliveries to the senders. Its methods are for one thread.
 
-    Projects take turns, and each holds a share of the senders at most (``shares``). Endpoints that failed or were slow
-    the last time come after all others, and leave half of the senders to them.
+    Sender threads call ``finished``, often. Projects take turns, and each holds at most a share of the senders
+    (``shares``). Endpoints that failed or were slow the last time come last, and get at most half of the senders.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Dispatch:
         wall: Clock,
         senders: int = SENDERS,
     ) -> None:
-        """Send what is due by ``clock``. Messages say the time by ``wall``: receivers compare it with theirs."""
+        """Send what is due by ``clock``. Timestamps in messages are by ``wall``: receivers compare them with theirs."""
         self._store = store
         self._endpoints = endpoints
         self._post = post
@@ -98,16 +98,16 @@ class Dispatch:
         self._wall = wall
         self._most = senders
         self._sending: dict[int, _Underway] = {}  # by the event's revision
-        self._slow: dict[str, None] = {}  # endpoints, the last to become so at the end
-        self._last = {False: "", True: ""}  # the project that a turn ended with, for fresh endpoints and failing ones
+        self._slow: dict[str, None] = {}  # ids of slow endpoints, the latest at the end
+        self._last = {False: "", True: ""}  # by ``failing``: the project that the last turn ended with
         self._senders = 0
         self._waiting: queue.SimpleQueue[tuple[Endpoint, Delivery, str] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Delivery, Outcome, float]] = queue.SimpleQueue()
         self.finished: Callable[[], None] = lambda: None
-        """Called whenever something has been sent, so that ``work`` can be."""
+        """A callback after each attempt, which may trigger ``work``."""
 
     def work(self, lease: Lease) -> bool:
-        """Write down what came of what was sent, and hand out what is due, as far as there are senders for it."""
+        """Record the outcomes of attempts, and hand what is due to free senders. Return whether there was any work."""
         written = self._write_down()
         now = self._clock()
         waiting = self._choose(now)
@@ -115,12 +115,12 @@ class Dispatch:
         return written or bool(waiting)
 
     def drain(self) -> None:
-        """Wait until everything that was handed out has been sent, and write down what came of it."""
+        """Wait for everything in flight, and record the outcomes."""
         while self._sending:
             self._write_down(patience=None)
 
     def close(self) -> None:
-        """Finish what is under way, if it does not take long: what is cut off is sent again, by whoever acts next."""
+        """Wait briefly for what is in flight. The next server to act sends again whatever is cut off."""
         until = time.monotonic() + PATIENCE
         try:
             while self._sending and (left := until - time.monotonic()) > 0:
@@ -131,7 +131,7 @@ class Dispatch:
             self._waiting.put(None)
 
     def _choose(self, now: int) -> list[tuple[Endpoint, Delivery]]:
-        """Return what is to be sent now, as much as there are free senders for."""
+        """Return what to send now, up to the number of free senders."""
         chosen: list[tuple[Endpoint, Delivery]] = []
         held = Counter(each.project_id for each in self._sending.values())
         doubtful = sum(each.doubtful for each in self._sending.values())
@@ -139,7 +139,7 @@ class Dispatch:
         for failing in (False, True):
             projects = self._projects(failing, now)
             queues: dict[str, Iterator[tuple[Endpoint, Delivery]]] = {}
-            # Round after round each project gets one sender; whoever holds fewer comes first.
+            # Round robin: each project gets one sender a round, those that hold fewer first.
             taking = sorted(projects, key=held.__getitem__)
             while taking and not (failing and doubtful >= most_doubtful):
                 still = []
@@ -158,12 +158,12 @@ class Dispatch:
                         still.append(project_id)
                         break
                 if still and len(self._sending) + len(chosen) == self._most:
-                    self._last[failing] = still[-1]  # those after it got none: they come first the next time
+                    self._last[failing] = still[-1]  # the projects after it got none, so they come first next time
                 taking = still
         return chosen
 
     def _projects(self, failing: bool, now: int) -> list[str]:
-        """Return projects for whose endpoints, fresh or failing, something is due: first those after the last one."""
+        """Return projects with due endpoints, failing or not, starting after the project that came last."""
         last = self._last[failing]
         found = deliveries.projects_after(self._store, failing, last, now, MOST_PROJECTS)
         if len(found) < MOST_PROJECTS and last:
@@ -175,15 +175,15 @@ class Dispatch:
         return [project_id for project_id, is_due in found if is_due]
 
     def _due(self, project_id: str, failing: bool, now: int, doubtful: bool) -> Iterator[tuple[Endpoint, Delivery]]:
-        """Yield what is due of a project: for each endpoint the first delivery, then for each the second, and so on.
+        """Yield a project's due deliveries: the first of each endpoint, then the second of each, and so on.
 
-        Without ``doubtful``, nothing to endpoints that are.
+        Unless ``doubtful``, skip doubtful endpoints.
         """
         busy: dict[str, list[int]] = {}
         for revision, each in self._sending.items():
             if each.project_id == project_id:
                 busy.setdefault(each.endpoint_id, []).append(revision)
-        # Those that are busy are due as well until it is written down: beyond them there is room for a whole share.
+        # Busy endpoints stay due until their outcome is recorded, so allow a whole share beyond them.
         limit = len(busy) + self._most // 4
         found = deliveries.due_endpoints(self._store, project_id, failing, now, limit)
         found = sorted((each for each in found if doubtful or not self._doubtful(each)), key=self._doubtful)
@@ -213,13 +213,13 @@ class Dispatch:
                 over[State.FAILED].append(delivery)
             elif key is None or messages.outdated(delivery, key, now):
                 over[State.OUTDATED].append(delivery)
-            elif now >= delivery.give_up_time:  # nobody was there to send it for so long
+            elif now >= delivery.give_up_time:  # no server was there to send it in time
                 over[State.FAILED].append(delivery)
             else:
                 self._sending[delivery.revision] = _Underway(endpoint.id, endpoint.project_id, self._doubtful(endpoint))
                 self._waiting.put((endpoint, delivery, messages.body(delivery, key, self._claim_token)))
         while self._senders < len(self._sending):
-            # The process does not wait for them at its end: one may be held for 15 seconds.
+            # Daemon threads, so that a stopping process does not wait: a receiver can hold one for 15 seconds.
             threading.Thread(target=self._send_all, name="webhooks", daemon=True).start()
             self._senders += 1
         if any(over.values()):
@@ -232,7 +232,10 @@ class Dispatch:
             self._store.write(settle)
 
     def _write_down(self, patience: float | None = 0) -> bool:
-        """Write down what has come of what was sent, and say whether anything has; wait for that if need be."""
+        """Record the outcomes that have arrived, and return whether there were any.
+
+        Waits up to ``patience`` seconds for the first one; None waits without limit.
+        """
         done: list[tuple[Delivery, Outcome]] = []
         with contextlib.suppress(queue.Empty):
             while len(done) < _MOST_WRITTEN:
@@ -242,10 +245,10 @@ class Dispatch:
                 self._note_pace(delivery.endpoint_id, took)
         if not done:
             return False
-        # No lease is asked for: what came of it is true, and counts unless the row has changed since.
+        # No lease is needed: an outcome is a fact, and counts unless the row has changed since.
         try:
             states = self._store.write(lambda transaction: deliveries.record(transaction, done, self._clock()))
-        finally:  # what cannot be written down is as if it had not been sent
+        finally:  # an outcome that cannot be recorded counts as never sent
             for delivery, _ in done:
                 self._sending.pop(delivery.revision, None)
         for state, number in Counter(states).items():

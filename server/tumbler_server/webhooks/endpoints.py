@@ -1,4 +1,4 @@
-"""Endpoints: the URLs that a project's webhooks go to, each with a secret of its own that signs what is sent there."""
+"""Endpoints: the URLs that receive a project's webhooks, each with its own secret to sign them."""
 
 import base64
 import secrets
@@ -18,40 +18,40 @@ from tumbler_server.webhooks.targets import Judge
 from tumbler_server.webhooks.vault import CannotOpen, Sealed, Vault
 
 OVERLAP = DAY
-"""How long a secret signs beside the one that has taken its place."""
+"""How long a replaced secret goes on signing beside its successor."""
 
 SIZE = 32
-"""Bytes of a secret; the specification asks for 24 to 64."""
+"""Bytes of a secret. The Standard Webhooks specification asks for 24 to 64."""
 
 Select = Callable[[peewee.BaseQuery], list[Any]]
-"""How a query is read: outside a transaction by the store, inside by the transaction."""
+"""Runs a reading query: ``Store.select`` outside a transaction, ``Transaction.select`` inside one."""
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """A new secret, shown once, and until when the one before it signs as well."""
+    """A new secret, shown once, and the time until which the previous one signs as well."""
 
     text: str = field(repr=False)
     previous_expire_time: int
 
 
 class Endpoints:
-    """Makes endpoints, at most so many for a project, and changes their secrets. ``judge`` is for who sets a URL."""
+    """The endpoints of all projects. A project has at most ``most``. ``judge`` checks a URL before it is set."""
 
     def __init__(self, vault: Vault, judge: Judge, most: int = WEBHOOK_URLS.most) -> None:
         self._vault = vault
         self._most = most
         self.judge = judge
         self.newest = vault.newest
-        """The id of the pepper under which secrets are sealed now; empty: there is none."""
+        """The id of the pepper that seals new secrets; empty if there is none."""
 
     def demand_pepper(self) -> None:
-        """Raise ``WebhooksNeedPepper`` where there is none: secrets could not be kept safe."""
+        """Raise ``WebhooksNeedPepper`` if there is no pepper: secrets could not be kept safe."""
         if not self._vault.newest:
             raise WebhooksNeedPepper
 
     def demand_room(self, select: Select, project_id: str, url: str) -> None:
-        """Raise ``LimitReached`` where the URL is new to the project, and the project has as many as it may."""
+        """Raise ``LimitReached`` if the URL is new to the project, and the project has no room for another."""
         if _find(select, project_id, url) is not None:
             return
         of_project = EndpointRow.select(EndpointRow.id).where(EndpointRow.project_id == project_id)
@@ -59,7 +59,7 @@ class Endpoints:
             raise LimitReached(WEBHOOK_URLS.what, self._most)
 
     def open(self, transaction: Transaction, project_id: str, url: str, now: int) -> str:
-        """Have an endpoint for a project and URL, switched on, and return its secret if it was made just now.
+        """Create or turn on the endpoint of a project and URL. Return the secret of a new one, else an empty string.
 
         Raises ``LimitReached``.
         """
@@ -71,10 +71,10 @@ class Endpoints:
         return ""
 
     def replace_secret(self, transaction: Transaction, project_id: str, url: str, now: int) -> Replaced:
-        """Give an endpoint a new secret; for a day, the present one signs beside it.
+        """Give an endpoint a new secret. The current one signs beside it for a day.
 
-        So do those that were replaced in the last day: whichever the receiver has learnt of, it has one that counts.
-        Raises ``EndpointNotFound``, and ``LimitReached`` where too many would sign.
+        Secrets that were replaced in the last day go on signing too, so any of them that the receiver knows still
+        verifies. Raises ``EndpointNotFound``, and ``LimitReached`` if too many secrets would sign.
         """
         self.demand_pepper()
         found = _find(transaction.select, project_id, url)
@@ -95,14 +95,14 @@ class Endpoints:
         return Replaced(_text(secret), until)
 
     def signers(self, endpoint: Any, now: int) -> list[Webhook]:
-        """Return what signs for an endpoint's row: its secret and, while they overlap, those before.
+        """Return the signers of an endpoint's row: its secret and, while they overlap, the previous ones.
 
         Raises ``CannotOpen``.
         """
         return [Webhook(secret) for secret in self._opened(endpoint, now)]
 
     def reseal(self, transaction: Transaction, endpoint: Any) -> None:
-        """Seal an endpoint's secret anew, under the newest pepper. Raises ``CannotOpen``."""
+        """Re-encrypt an endpoint's secret under the newest pepper. Raises ``CannotOpen``."""
         context = _context(endpoint.project_id, endpoint.url)
         secret = self._vault.open(Sealed(bytes(endpoint.secret), endpoint.pepper_id), context)
         sealed = self._vault.seal(secret, context)
@@ -113,7 +113,7 @@ class Endpoints:
         )
 
     def _opened(self, endpoint: Any, now: int) -> list[bytes]:
-        """Return an endpoint's secrets that count, the newest first. Raises ``CannotOpen``."""
+        """Return an endpoint's valid secrets, the newest first. Raises ``CannotOpen``."""
         context = _context(endpoint.project_id, endpoint.url)
         opened = self._vault.open(Sealed(bytes(endpoint.secret), endpoint.pepper_id), context)
         if endpoint.previous_secret is not None and now < endpoint.previous_expire_time:
@@ -121,10 +121,10 @@ class Endpoints:
         return [opened[at : at + SIZE] for at in range(0, len(opened), SIZE)]
 
     def _kept(self, endpoint: Any, now: int) -> Sealed:
-        """Return what signs for an endpoint, as it is kept beside a new secret. Raises ``LimitReached``."""
+        """Return an endpoint's valid secrets, sealed to be kept beside a new one. Raises ``LimitReached``."""
         try:
             secrets_now = self._opened(endpoint, now)
-        except CannotOpen:  # nothing signs until their pepper is back
+        except CannotOpen:  # they cannot sign until their pepper is back
             return Sealed(bytes(endpoint.secret), endpoint.pepper_id)
         if len(secrets_now) > WEBHOOK_SECRETS.most:
             raise LimitReached(WEBHOOK_SECRETS.what, WEBHOOK_SECRETS.most)
@@ -150,7 +150,7 @@ class Endpoints:
 
 
 def _turn_on(transaction: Transaction, endpoint_id: str) -> None:
-    """Let an endpoint be sent to again, if it was turned off. Nothing waits for it: that ended when it was."""
+    """Turn an endpoint on again, if it was off. It has no pending deliveries: they ended when it was turned off."""
     transaction.run(
         EndpointRow.update(off_time=NEVER, failures=0).where(
             (EndpointRow.id == endpoint_id) & (EndpointRow.off_time != NEVER)

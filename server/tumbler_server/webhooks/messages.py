@@ -1,4 +1,4 @@
-"""What webhooks say. No secret is in any of them; of claim tokens the one that is needed."""
+"""Messages of webhooks. They contain no secret, and a claim token only if the receiver needs it."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ TYPES = {
     EventType.DEACTIVATED: "key.deactivated",
     EventType.EXPIRING: "key.expiring",
 }
-"""The events that are told, and what receivers know them as."""
+"""The events that webhooks announce, and their names in messages."""
 
 _TOLD = {
     EventType.ROTATION_DUE: ("due_time",),
@@ -25,19 +25,19 @@ _TOLD = {
     EventType.DEACTIVATED: (),
     EventType.EXPIRING: ("expire_time",),
 }
-"""What of an event's detail is told; comments, for one, are not."""
+"""The fields of an event's detail that messages contain. Others, such as comments, are left out."""
 
 _WITH_TOKEN = (EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE)
 
 ClaimToken = Callable[[str, int], str]
-"""Makes the claim token of a key and the revision of its ROTATION_DUE."""
+"""Makes the claim token for a key id and the revision of its ROTATION_DUE event."""
 
 
 def outdated(delivery: Any, key: Any, now: int) -> bool:
-    """Say whether what a delivery's row tells is not true any more of its key's row, as it is now."""
+    """Return whether a delivery no longer fits the current row of its key."""
     kind = EventType(delivery.type)
     if kind in _WITH_TOKEN:
-        # Whoever reads the message can claim: it goes to the URL that the key has now, or nowhere.
+        # Anyone who reads the message can claim the successor, so it goes only to the key's current URL.
         announced = key.rotation_due_revision
         fits = announced == delivery.revision if kind is EventType.ROTATION_DUE else 0 < announced < delivery.revision
         return not (fits and _lives(key, now) and key.webhook_url == delivery.url)
@@ -48,7 +48,7 @@ def outdated(delivery: Any, key: Any, now: int) -> bool:
 
 
 def body(delivery: Any, key: Any, claim_token: ClaimToken) -> str:
-    """Return the message of a delivery that is not outdated: the same at every attempt."""
+    """Return the message of a delivery that is not outdated. It is the same at every attempt."""
     kind = EventType(delivery.type)
     detail = json.loads(delivery.detail)
     data = {"key_id": delivery.key_id, "project_id": delivery.project_id}

@@ -1,4 +1,4 @@
-"""The outbox: of each event in the log that a webhook tells of, a delivery is made, once."""
+"""The outbox: it creates one delivery for each event in the log that a webhook announces."""
 
 import secrets
 from collections import Counter
@@ -19,13 +19,13 @@ from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.messages import TYPES
 
 BATCH = 200
-"""Events that one transaction takes up at the most, since other writers wait for it."""
+"""Most events that one transaction takes up, since other writers wait for it."""
 
 GIVE_UP_AFTER = 3 * DAY
-"""How long it is tried to deliver something, from when it was taken up."""
+"""How long a delivery is retried, from its creation."""
 
 _MOST_COUNTED = 10_000
-"""Projects whose room is remembered; past it they are all counted again."""
+"""Projects whose room is cached. Beyond that, the cache is cleared and all are counted again."""
 
 _INSERT = (
     "INSERT INTO webhook_delivery (revision, id, endpoint_id, project_id, key_id, url, type, event_time, detail, "
@@ -39,17 +39,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """Goes along the log, and makes deliveries for the URLs that keys have as it passes."""
+    """A reader of the log that creates deliveries, for the webhook URLs that keys have at that moment."""
 
     def __init__(self, store: Store, clock: Clock, most_pending: int = WEBHOOKS_PENDING.most) -> None:
         self._store = store
         self._clock = clock
         self._most_pending = most_pending
-        self._room: dict[str, int] = {}  # how many more a project may surely have waiting, since it was counted
+        self._room: dict[str, int] = {}  # by project: a lower bound of how many more may be pending
         self._term = 0
 
     def work(self, lease: Lease) -> bool:
-        """Take up one batch of events, and say whether there is more."""
+        """Take up one batch of events, and return whether there may be more."""
         ((reached, newest),) = self._store.read(_PLACE)
         if reached >= newest:
             return False
@@ -63,7 +63,7 @@ class Outbox:
         lease.guard(transaction)
         if self._term != lease.term:
             self._term = lease.term
-            self._room.clear()  # others have acted meanwhile
+            self._room.clear()  # other servers have acted in the meantime
         now = self._clock()
         told = [event for event in events if event.type in TYPES]
         endpoints = _endpoints(transaction, told)
@@ -71,7 +71,7 @@ class Outbox:
         if rows:
             transaction.run_many(_INSERT, rows)
             on = sorted({endpoint.id for endpoint in endpoints.values() if endpoint.off_time == NEVER})
-            # One that has been failing is not hurried, unless nothing was waiting for it.
+            # A failing endpoint keeps its backoff, unless it had nothing pending.
             earlier = (EndpointRow.failures == 0) & (EndpointRow.next_attempt_time > now)
             transaction.run(
                 EndpointRow.update(next_attempt_time=now).where(
@@ -84,9 +84,9 @@ class Outbox:
         )
 
     def _make_room(self, transaction: Transaction, made: Mapping[str, int]) -> None:
-        """Give up the oldest deliveries of projects that have too many waiting: they have had the most attempts.
+        """Fail the oldest deliveries of projects with too many pending: those have had the most attempts.
 
-        It is counted only where there may be too many. A transaction that is repeated counts sooner, and no less.
+        Counts only if there may be too many. A transaction that is retried counts sooner, never too little.
         """
         if len(self._room) > _MOST_COUNTED:
             self._room.clear()

@@ -1,4 +1,4 @@
-"""Sends one webhook, once, to a URL that somebody else chose: judged anew, and over in time whatever the other does."""
+"""One POST to a URL that a user chose. The URL is judged again, and a deadline holds whatever the receiver does."""
 
 import contextlib
 import functools
@@ -21,10 +21,10 @@ from tumbler_server.webhooks.wire import Deadline, Dialer, Unsent
 __all__ = ["Answer", "Poster", "Unsent"]
 
 TIMEOUT = 15.0
-"""Seconds for all of it: name, connection, TLS, sending, the answer."""
+"""Seconds for the whole POST: name resolution, connection, TLS, request and response."""
 
 LONGEST_BODY = 64 * 1024
-"""Bytes of an answer's body that are read, and thrown away; the connection is then closed."""
+"""Bytes of a response body that are read and discarded before the connection is closed."""
 
 _BROKEN = (httpcore.RemoteProtocolError, httpcore.NetworkError)
 
@@ -37,7 +37,7 @@ _DATE = re.compile(rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a receiver answered. ``retry_after`` is its wish, in microseconds from now; None: none that makes sense."""
+    """A receiver's response. ``retry_after`` is in microseconds from now; None if it is missing or invalid."""
 
     status: int
     retry_after: int | None
@@ -52,11 +52,11 @@ class _Proxy:
 
 
 class Poster:
-    """Posts to URLs within ``rules``, a connection for each post. Safe for many threads.
+    """A client that posts to URLs within ``rules``, with a new connection for each post. Safe for use by many threads.
 
-    ``proxy`` is ``http://[user:password@]host:port``, percent-encoded, or empty; the environment's is never used. It is
-    the operator's, and its own address is not judged. The certificates of ``ca_file`` are trusted besides the system's.
-    ``timeout`` is in seconds. Raises ``SetupError`` for a proxy or a file that cannot be used.
+    ``proxy`` is ``http://[user:password@]host:port``, percent-encoded, or empty. The environment's proxy is never used.
+    The operator sets the proxy, so its own address is not judged. The certificates in ``ca_file`` are trusted in
+    addition to the system's. ``timeout`` is in seconds. Raises ``SetupError`` for an unusable proxy or file.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Poster:
         self._timeout = timeout
         self._clock = clock
         self._authorities = _read_authorities(ca_file) if ca_file else ""
-        self._unused_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # given to httpcore; see Dialer
+        self._unused_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpcore asks for one; see Dialer
         self._closed = False
-        # At its finest level it would log what a receiver answers.
+        # At its finest level httpcore would log responses.
         logging.getLogger("httpcore").setLevel(logging.INFO)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], project_id: str = "") -> Answer:
-        """Post ``body`` once, for a project, and return the answer, whatever its status; redirects are not followed.
+        """Post ``body`` once, for a project, and return the response, whatever its status. Redirects are not followed.
 
-        The answer counts once its headers are there; what becomes of its body afterwards changes nothing. Raises
-        ``Unsent``, after the timeout at the latest.
+        The response counts as soon as its headers have arrived; an error in its body changes nothing. Raises
+        ``Unsent``, at the timeout at the latest.
         """
         deadline = Deadline(self._timeout)
         if self._closed:
@@ -111,12 +111,12 @@ class Poster:
             raise Unsent("no complete HTTP response") from None
 
     def close(self) -> None:
-        """Post nothing any more. Posts under way go on, to their deadlines at most."""
+        """Refuse new posts. Posts in flight go on until their deadlines at most."""
         self._closed = True
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
-        # At the first post: a server that sends none need not spend 50 ms on the system's authorities.
+        # Lazily, at the first post: loading the system's authorities takes 50 ms.
         context = ssl.create_default_context()
         context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
         if self._authorities:
@@ -141,7 +141,7 @@ class Poster:
 
 def _read_authorities(file: Path) -> str:
     try:
-        text = file.read_text("ascii", errors="ignore")  # what is not ASCII is comments
+        text = file.read_text("ascii", errors="ignore")  # only comments are not ASCII
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (OSError, ValueError):  # SSLError is an OSError
         raise SetupError("--webhook-ca-file cannot be read, or holds no certificates in PEM") from None
@@ -173,6 +173,6 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]], now: int) -> int | None
         return None
     try:
         wait = int(parsedate_to_datetime(value.decode("ascii")).timestamp()) * SECOND - now
-    except (ValueError, TypeError):  # the 31st of February, for one
+    except (ValueError, TypeError):  # such as February 31
         return None
     return wait if wait >= 0 else None

@@ -1,10 +1,10 @@
-"""How places that all projects need are shared out among them."""
+"""Sharing of a limited number of places among all projects."""
 
 
 def has_room(held: int, free: int) -> bool:
-    """Say whether a project that holds so many places may take one of those that are free.
+    """Return whether a project that holds ``held`` places may take one of the ``free`` ones.
 
-    It may while it holds less than a third of them. One project then gets a quarter of all places, ten get a thirteenth
-    each, and some stay free for projects that hold none; they are refused only where no place is free at all.
+    It may if it holds less than a third as many as are free. One project alone then gets a quarter of all places, ten
+    get a thirteenth each, and some stay free for others. A project that holds none is refused only if none is free.
     """
     return 3 * held < free

@@ -1,7 +1,7 @@
-"""Which URLs a webhook may go to, and which addresses: the public internet by https, and what an operator opens.
+"""The URLs and addresses that a webhook may go to: the public internet by https, and what an operator opens.
 
-A URL is judged twice: by its form, and by every address that its name has at that moment. Whoever sends must dial one
-of the addresses that were judged, since a name may lead elsewhere a moment later.
+A URL is judged twice: by its form, and by every address that its name has at that moment. The sender must dial one of
+the judged addresses, since the name may resolve to another one a moment later.
 """
 
 import contextlib
@@ -24,42 +24,42 @@ from tumbler_server.limits import WEBHOOK_LOOK_UPS
 from tumbler_server.webhooks.shares import has_room
 
 LONGEST = 2_048
-"""Characters of a URL."""
+"""Most characters of a URL."""
 
 LONGEST_NAME = 253
-"""Characters of a DNS name (RFC 1035, section 2.3.4, in text)."""
+"""Most characters of a DNS name (RFC 1035, section 2.3.4, as text)."""
 
 JUDGING = 1.0
-"""Seconds that the look-up of a host may take when a URL is set. It is judged again whenever it is sent to."""
+"""Seconds for the look-up of a host when a URL is set. The URL is judged again at each attempt to send to it."""
 
 _MOST_OF_PROJECT = 4
-"""Names that are looked up for one project at the same time."""
+"""Look-ups in flight for one project."""
 
 REMEMBERED = 10 * SECOND
-"""How long a name that had no address in time is not asked for again when a URL is set."""
+"""How long a name that did not resolve in time is not looked up again when a URL is set."""
 
 MOST_REMEMBERED = 1_024
-"""Names of which that is known; the next takes the place of the oldest."""
+"""Names that are remembered as unresolvable. The next one evicts the oldest."""
 
 Network = IPv4Network | IPv6Network
 
 LookUp = Callable[[str], Iterable[str]]
-"""Gives the addresses of a name as text; an ``OSError`` says that there are none."""
+"""Returns the addresses of a name as text. Raises ``OSError`` if there are none."""
 
-# From IANA's registries of special-purpose addresses, and what nobody outside receives webhooks at. Written out,
-# since Python's own tables differ from version to version, and count much that leads inside as global.
+# From IANA's registries of special-purpose addresses, plus networks in which no outsider receives webhooks. Written
+# out, since Python's own tables differ between versions, and count much that leads inside as global.
 _SPECIAL_4 = tuple(
     IPv4Network(network)
     for network in (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
         "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
         "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-        "168.63.129.16/32", # by its number public, but in Azure the host that a machine runs on
+        "168.63.129.16/32", # a public address, but in Azure the host that a virtual machine runs on
     )
 )  # fmt: skip
 
 _PUBLIC_6 = IPv6Network("2000::/3")
-"""All that is assigned to the public internet; mapped, compatible and NAT64 addresses lie outside."""
+"""The addresses for the public internet. Mapped, compatible and NAT64 addresses lie outside."""
 
 _SPECIAL_6 = tuple(
     IPv6Network(network)
@@ -79,21 +79,21 @@ _NO_HOST = "must have a DNS name or an IP address in its usual form as its host"
 
 
 class Refused(Exception):
-    """A webhook must not go there. The text is the broken rule, in our words: it quotes nothing of the URL."""
+    """A webhook must not go there. The text states the broken rule, and quotes nothing of the URL."""
 
 
 class Unresolvable(Exception):
-    """The name has no address now, or none that was found in time."""
+    """The name has no address now, or none was found in time."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What an operator lets webhooks reach, beyond the public internet by https.
+    """The targets that an operator lets webhooks reach, beyond the public internet by https.
 
-    ``loopback`` opens 127.0.0.1 and ::1, and ``localhost`` where it is nothing else, for https and http. ``networks``
-    opens these addresses for https; an IPv4 network opens no IPv6 address that holds one of its own. Where ``hosts`` is
-    set, nothing but these hosts is reached: ``hooks.example.com``, or ``*.example.com`` for whatever is below it.
-    ``proxied`` says that a proxy resolves names: then names are not judged by their addresses here.
+    ``loopback`` opens 127.0.0.1 and ::1, and ``localhost`` if it resolves only to these, for https and http.
+    ``networks`` opens these addresses for https. An IPv4 network does not open IPv6 addresses that embed its addresses.
+    If ``hosts`` is set, only these hosts are reached: ``hooks.example.com``, or ``*.example.com`` for all names below
+    it. ``proxied`` means that a proxy resolves names, so names are not judged by their addresses here.
     """
 
     loopback: bool = False
@@ -104,9 +104,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Target:
-    """A URL taken apart. ``host`` is in lower case, without brackets or a dot at its end; ``path`` has the query.
+    """A parsed URL. ``host`` is in lower case, without brackets or a final dot. ``path`` includes the query.
 
-    The path is not shown: many receivers' URLs have their secret in it.
+    The path is not shown: many receivers' URLs contain a secret in it.
     """
 
     scheme: str
@@ -116,24 +116,24 @@ class Target:
 
     @property
     def local(self) -> bool:
-        """Tell whether the host is this machine, by one of the three ways to write so."""
+        """Whether the host is this machine, in one of its three notations."""
         return self.host in ("localhost", *map(str, _LOOPBACK))
 
     @property
     def literal(self) -> bool:
-        """Tell whether the host is an address, not a name."""
+        """Whether the host is an address, not a name."""
         return ":" in self.host or _NUMBER.fullmatch(self.host.rpartition(".")[2]) is not None
 
     @property
     def bracketed(self) -> str:
-        """The host as it stands in a URL."""
+        """The host as it is written in a URL."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def parse(url: str, rules: Rules) -> Target:
-    """Take a URL apart. Raises ``Refused`` unless all that can be told without looking up its name is permitted.
+    """Parse a URL. Raises ``Refused`` unless it passes every rule that needs no look-up of its name.
 
-    What different programs read differently is refused, not interpreted: a user name, a backslash, 0x7f.1.
+    Notations that programs read differently are refused, not interpreted: a user name, a backslash, 0x7f.1.
     """
     if len(url) > LONGEST:
         raise Refused(f"must be at most {LONGEST:,} characters")
@@ -163,18 +163,18 @@ def parse(url: str, rules: Rules) -> Target:
     if target.literal:
         _demand([target.host], target, rules)
     elif _fits(target.host, "*.localhost") or (target.host == "localhost" and not rules.loopback):
-        raise Refused(_INSIDE)  # behind a proxy nobody else would say so
+        raise Refused(_INSIDE)  # with a proxy, no later check would refuse it
     return target
 
 
 def permitted(address: str, target: Target, rules: Rules) -> bool:
-    """Tell whether one of a target's addresses, a literal as ``getaddrinfo`` gives it, may be dialled."""
+    """Return whether an address of a target, a literal as ``getaddrinfo`` returns it, may be dialled."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
     if "%" in address:
-        return False  # a scope is some link of this machine's
+        return False  # a scope names a link of this machine
     if rules.loopback and target.local and ip in _LOOPBACK:
         return True
     if target.scheme != "https" or target.host == "localhost":
@@ -183,37 +183,37 @@ def permitted(address: str, target: Target, rules: Rules) -> bool:
 
 
 def by_proxy(target: Target, rules: Rules) -> bool:
-    """Tell whether the operator's proxy is to reach a target. What is local to this machine is not local to a proxy."""
+    """Return whether to reach a target by the operator's proxy. This machine's local targets are not local to it."""
     return rules.proxied and not target.local
 
 
 class Resolver:
-    """Looks names up, at most ``most`` at a time, and for one project at most four (``shares``).
+    """A resolver of names, with at most ``most`` look-ups in flight, and at most four for one project (``shares``).
 
-    A look-up cannot be given up; whoever waits for it can. Whoever asks for a name that is being looked up gets the
-    same answer. Each look-up has a thread that does not keep the process alive: an executor's would, until the system's
+    A look-up cannot be cancelled, but waiting for it can. Concurrent requests for the same name share one look-up. Each
+    look-up has a daemon thread, which does not keep the process alive. An executor's thread would, until the system's
     resolver gives up.
     """
 
     def __init__(self, look_up: LookUp | None = None, most: int = 32) -> None:
         self._look_up = look_up or _system_look_up
         self._most = most
-        self._held: Counter[str] = Counter()  # look-ups under way, by the project that began them
-        self._answers: dict[str, Future[list[str]]] = {}  # of these, by name
+        self._held: Counter[str] = Counter()  # look-ups in flight, by the project that began them
+        self._answers: dict[str, Future[list[str]]] = {}  # their answers, by name
         self._changed = threading.Condition()
         self._closed = False
 
     def addresses(self, target: Target, rules: Rules, timeout: float, project_id: str = "") -> list[str]:
-        """Return all addresses of a target, in the order to try them; each is permitted.
+        """Return all addresses of a target, in the order to try them. Each is permitted.
 
-        Raises ``Refused`` where one is not, and ``Unresolvable`` where there is none after ``timeout`` seconds.
+        Raises ``Refused`` if one is not, and ``Unresolvable`` if there is none after ``timeout`` seconds.
         """
         found = [target.host] if target.literal else self.unjudged(target.host, timeout, project_id)
         _demand(found, target, rules)
         return found
 
     def unjudged(self, name: str, timeout: float, project_id: str = "") -> list[str]:
-        """Return all addresses of a name that the operator chose, whatever they are. Raises ``Unresolvable``."""
+        """Return all addresses of a name, without judging them. Raises ``Unresolvable``."""
         end = time.monotonic() + timeout
         try:
             found = self._asked(name, project_id, end).result(max(end - time.monotonic(), 0))
@@ -224,13 +224,13 @@ class Resolver:
         return found
 
     def close(self) -> None:
-        """Look nothing up any more. Look-ups that hang are left to end by themselves."""
+        """Refuse further look-ups. Those that hang are left to end by themselves."""
         self._closed = True
         with self._changed:
             self._changed.notify_all()
 
     def _asked(self, name: str, project_id: str, end: float) -> "Future[list[str]]":
-        """Return the answer to come, once there is a place to look the name up, or somebody does."""
+        """Return the pending answer, once the name is being looked up or there is a place to do it."""
 
         def ready() -> bool:
             free = self._most - self._held.total()
@@ -259,7 +259,7 @@ class Resolver:
             found = list(dict.fromkeys(self._look_up(name)))
         except Exception as raised:
             failure = raised
-        # Before the answer is told: who asks after that is to have a newer one.
+        # Before the answer is set: later requests must get a newer one.
         with self._changed:
             del self._answers[name]
             self._held[project_id] -= 1
@@ -272,9 +272,10 @@ class Resolver:
 
 
 class Judge:
-    """Says what is wrong with a URL that somebody sets, in words that quote nothing of it; nothing, if nothing is.
+    """Judges a URL when it is set. Each verdict is the broken rule, which quotes nothing of the URL, or empty.
 
-    A name that has no address in time passes: it is judged whenever it is sent to. ``patience`` is in seconds.
+    A name that does not resolve in time passes, since it is judged at each attempt to send to it. ``patience`` is in
+    seconds.
     """
 
     def __init__(
@@ -285,11 +286,11 @@ class Judge:
         self._patience = patience
         self._uptime = uptime
         self._looking: Counter[str] = Counter()
-        self._unresolvable: dict[str, int] = {}  # until when a name is not asked for again; the oldest first
+        self._unresolvable: dict[str, int] = {}  # until when each name is not looked up again, the oldest first
         self._lock = threading.Lock()
 
     def form(self, url: str) -> str:
-        """Judge all that can be told without looking up the name, at once."""
+        """Judge a URL at once, by every rule that needs no look-up of its name."""
         try:
             parse(url, self._rules)
         except Refused as refused:
@@ -297,9 +298,9 @@ class Judge:
         return ""
 
     def look_up(self, url: str, project_id: str) -> str:
-        """Judge also by the addresses that the name has now, which can take the whole patience.
+        """Judge a URL also by the current addresses of its name, which can take ``patience`` seconds.
 
-        Raises ``Overloaded``, at once, where two other calls of the project are at it.
+        Raises ``Overloaded`` at once if the project has as many other look-ups in progress as it may (two).
         """
         try:
             target = parse(url, self._rules)
@@ -316,7 +317,7 @@ class Judge:
 
     @contextlib.contextmanager
     def _place(self, name: str, project_id: str) -> Iterator[bool]:
-        """Take one of the project's places; none for a name that is known not to be resolvable, which is yielded."""
+        """Take one of the project's places, unless the name is known to be unresolvable. Yield whether it is."""
         with self._lock:
             known = self._uptime() < self._unresolvable.get(name, 0)
             if not known:
@@ -344,7 +345,7 @@ def _host(text: str) -> str:
     try:
         if host.startswith("["):
             return str(IPv6Address(host[1:-1]))
-        # Many programs read 2130706433, 0177.1 and 0x7f.1 as 127.0.0.1: a number is four decimal ones or nothing.
+        # Many programs read 2130706433, 0177.1 and 0x7f.1 as 127.0.0.1. Accept only four decimal numbers.
         if _NUMBER.fullmatch(host.rpartition(".")[2]):
             return str(IPv4Address(host))
     except ValueError:
@@ -361,7 +362,7 @@ def _fits(host: str, pattern: str) -> bool:
 
 
 def _demand(addresses: Iterable[str], target: Target, rules: Rules) -> None:
-    # One address that is not permitted refuses them all: a receiver has no reason to have such a one among others.
+    # One address that is not permitted refuses them all: a receiver has no reason to mix such an address with others.
     if not all(permitted(address, target, rules) for address in addresses):
         raise Refused(_INSIDE)
 
@@ -371,11 +372,11 @@ def _special(ip: IPv4Address | IPv6Address) -> bool:
         return any(ip in network for network in _SPECIAL_4)
     if ip not in _PUBLIC_6 or any(ip in network for network in _SPECIAL_6):
         return True
-    # ISATAP, below any prefix: the last half is ::0:5efe and an IPv4 address (RFC 5214, section 6.1).
+    # ISATAP, under any prefix: the lower half is ::0:5efe and an IPv4 address (RFC 5214, section 6.1).
     return int(ip) >> 32 & 0xFDFF_FFFF == 0x0000_5EFE
 
 
 def _system_look_up(name: str) -> Iterable[str]:
-    # As bytes the name is taken as it stands, and not encoded once more.
+    # As bytes, so that the name is used as it is, and not encoded again.
     found = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]

@@ -1,4 +1,4 @@
-"""What is done about webhooks once an hour: what is over or unused is forgotten; secrets follow the newest pepper."""
+"""Hourly upkeep of webhooks: remove old deliveries and unused endpoints, and reseal secrets under the newest pepper."""
 
 import structlog
 
@@ -15,15 +15,15 @@ from tumbler_server.webhooks.vault import CannotOpen
 INTERVAL = HOUR
 
 BATCH = 500
-"""Deliveries that one transaction removes at the most, since other writers wait for it."""
+"""Most deliveries that one transaction removes, since other writers wait for it."""
 
 UNUSED = DAY
-"""How long an endpoint is kept, with its secret, once no key has its URL and nothing waits for it."""
+"""How long an endpoint and its secret are kept once no key has its URL and nothing is pending for it."""
 
 LOOKED_AT = 200
-"""Endpoints that one turn looks at, whether they are used."""
+"""Endpoints that one turn checks for use."""
 
-# Revoked keys, and replaced ones whose grace is over, are told of no more.
+# Revoked keys, and replaced ones whose grace is over, cause no more webhooks.
 _USED = (
     "(EXISTS (SELECT 1 FROM api_key k WHERE k.project_id = e.project_id AND k.webhook_url = e.url "  # noqa: S608
     f"AND k.webhook_url <> '' AND k.revoke_time = {NEVER} AND k.grace_expire_time > ?) "
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Upkeep:
-    """Removes deliveries that are over and older than a span, in microseconds; forgets endpoints; reseals secrets."""
+    """Removes deliveries that have ended and are older than ``keep`` microseconds, and unused endpoints; reseals."""
 
     def __init__(
         self, store: Store, endpoints: Endpoints, clock: Clock, keep: int, uptime: Clock = clocks.uptime
@@ -49,10 +49,10 @@ class Upkeep:
         self._keep = keep
         self._uptime = uptime
         self._next = uptime()
-        self._looked_at = ""  # the last endpoint of which it was seen whether it is used
+        self._looked_at = ""  # the last endpoint that was checked for use
 
     def work(self, lease: Lease) -> bool:
-        """Do a part of it where it is time, and say whether there is more."""
+        """Do a part of the upkeep if it is due, and return whether there is more."""
         if self._uptime() < self._next:
             return False
         before = history.first_since(self._store, self._clock() - self._keep)
@@ -71,9 +71,9 @@ class Upkeep:
         return transaction.change(DeliveryRow.delete().where(DeliveryRow.revision.in_(revisions))) if revisions else 0
 
     def _forget_unused(self, lease: Lease) -> bool:
-        """Look at some endpoints, forget those that have been unused for long enough, and say whether there are more.
+        """Check some endpoints, remove those that have been unused for long enough, and return whether there are more.
 
-        That one is used again is noted when its URL is set (``Endpoints.open``), or here.
+        An endpoint is marked as used again here, or when its URL is set (``Endpoints.open``).
         """
         now = self._clock()
         found = self._store.read(_LOOK, (now, self._looked_at, LOOKED_AT))

@@ -1,4 +1,4 @@
-"""Webhook secrets at rest: sealed under a key that is not in the database."""
+"""Webhook secrets at rest, encrypted under a key that is not in the database."""
 
 import secrets
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ _NONCE = 12
 
 @dataclass(frozen=True)
 class Sealed:
-    """A secret as it is stored, and the id of the pepper that its key came from."""
+    """A secret as it is stored, and the id of the pepper from which its key is derived."""
 
     content: bytes = field(repr=False)
     pepper_id: str
 
 
 class CannotOpen(Exception):
-    """The pepper that a secret was sealed under is gone, or what is stored was changed."""
+    """The pepper of a sealed secret is missing, or the stored bytes were changed."""
 
 
 class Vault:
-    """Seals and opens secrets by AES-256-GCM. ``keys`` are named by their pepper's id, the newest first; it seals."""
+    """Seals and opens secrets with AES-256-GCM. ``keys`` are by pepper id, the newest first, which seals."""
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._ciphers = {pepper_id: AESGCM(key) for pepper_id, key in keys.items()}
         self.newest = next(iter(keys), "")
-        """The id of the pepper that seals; empty where there is none, and nothing can be sealed."""
+        """The id of the pepper that seals. Empty if there is none: nothing can then be sealed."""
 
     def seal(self, secret: bytes, context: str) -> Sealed:
-        """Seal a secret for one place: it can be opened only where the same ``context`` is given."""
+        """Seal a secret. It can be opened only with the same ``context``."""
         nonce = secrets.token_bytes(_NONCE)
         content = nonce + self._ciphers[self.newest].encrypt(nonce, secret, context.encode())
         return Sealed(content, self.newest)

@@ -1,7 +1,7 @@
-"""One connection to somebody who may wish us ill: to judged addresses alone, and over by one instant, whatever comes.
+"""A connection to a peer that may be hostile: only to judged addresses, and with one deadline, whatever the peer sends.
 
-``httpcore`` brings the protocol and asks this for its network. It counts a timeout anew at each operation; here there
-is one deadline for all of them.
+``httpcore`` implements the protocol and uses this as its network backend. It restarts its timeout at each operation.
+Here one deadline covers all of them.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from typing import TypeVar
 import httpcore
 
 MOST_TRIED = 3
-"""Addresses of a name that are tried; each has its share of the time, so that a dead one leaves some for the next."""
+"""Most addresses of a name that are tried. Each gets a share of the time, so a dead one leaves some for the next."""
 
 MOST_RECEIVED = 256 * 1024
-"""Bytes that are taken from one connection in all: a handshake, headers, and what is read of a body, with room."""
+"""Most bytes read from one connection: a handshake, headers, and the part of the body that is read, with room."""
 
 _CHUNK = 16 * 1024
 
-# OpenSSL's numbers for why a certificate is not accepted: X509_V_ERR_… in its x509_vfy.h.
+# OpenSSL's error numbers for rejected certificates: X509_V_ERR_… in its x509_vfy.h.
 _CERTIFICATE = {
     9: "the certificate is not valid yet",
     10: "the certificate has expired",
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Unsent(Exception):
-    """There is no answer. ``reason`` says why, in our words alone: what the other side said is not in it."""
+    """There is no response. ``reason`` says why, in our own words: it quotes nothing from the other side."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -46,29 +46,29 @@ class Unsent(Exception):
 
 
 class Deadline:
-    """One instant by which all must be over."""
+    """One deadline for a whole exchange."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._end = time.monotonic() + timeout
 
     def left(self) -> float:
-        """Return the seconds that are left, always more than 0. Raises ``Unsent`` when there are none."""
+        """Return the seconds that are left, always more than 0. Raises ``Unsent`` if none are."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise self.passed()
         return left
 
     def passed(self) -> Unsent:
-        """Return what is to be raised when the time is over."""
+        """Return the error to raise after the deadline."""
         return Unsent(f"timed out after {self._timeout:g} s")
 
 
 class Dialer(httpcore.NetworkBackend):
-    """Connects to one of some addresses, whichever host it is asked for, and resolves nothing.
+    """A network backend that connects to one of the given addresses, whatever host is requested, and resolves nothing.
 
-    ``tls`` and ``name`` take the place of what ``httpcore`` would use: it sets options of its context at each
-    connection, which is not safe for one that several threads share. ``unreachable`` is the reason to give.
+    ``tls`` and ``name`` replace those of ``httpcore``, which sets options of its context at each connection. That is
+    not safe for a context that several threads share. ``unreachable`` is the reason to give if no address answers.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Dialer(httpcore.NetworkBackend):
 
     def connect_tcp(
         self,
-        host: str,  # noqa: ARG002 - a name, which could by now lead elsewhere
+        host: str,  # noqa: ARG002 - a name, which may resolve to another address by now
         port: int,  # noqa: ARG002
         timeout: float | None = None,  # noqa: ARG002
         local_address: str | None = None,  # noqa: ARG002
@@ -107,7 +107,7 @@ class Dialer(httpcore.NetworkBackend):
         raise Unsent(self._unreachable)
 
     def close(self) -> None:
-        """Close whatever was opened."""
+        """Close all sockets that were opened."""
         self._sockets.close()
 
     def _connected(self, address: str, timeout: float) -> socket.socket:
@@ -120,7 +120,7 @@ class Dialer(httpcore.NetworkBackend):
 
 
 class _Wire(httpcore.NetworkStream):
-    """A connected socket, under the deadline and a limit to what it takes in."""
+    """A connected socket with a deadline and a limit on the bytes that it reads."""
 
     def __init__(self, connected: socket.socket, deadline: Deadline, tls: ssl.SSLContext, name: str) -> None:
         self._socket = connected
@@ -129,7 +129,7 @@ class _Wire(httpcore.NetworkStream):
         self._name = name
         self._room = MOST_RECEIVED
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline is its own
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - it has its own deadline
         if not self._room:
             raise Unsent("the response is too long")
         try:
@@ -151,7 +151,7 @@ class _Wire(httpcore.NetworkStream):
         except TimeoutError:
             raise self._deadline.passed() from None
         except OSError:
-            raise httpcore.WriteError from None  # an answer may have come before: httpcore goes on to read it
+            raise httpcore.WriteError from None  # httpcore then reads a response that may have come before
 
     def close(self) -> None:
         self._socket.close()
@@ -166,7 +166,7 @@ class _Wire(httpcore.NetworkStream):
 
 
 class _Tls(httpcore.NetworkStream):
-    """TLS by hand over the wire. Within one read of a socket OpenSSL would go on as long as it is sent anything."""
+    """TLS over the wire by memory buffers. On a socket, OpenSSL's read goes on for as long as data keeps coming."""
 
     def __init__(self, wire: _Wire, context: ssl.SSLContext, name: str) -> None:
         self._wire = wire
