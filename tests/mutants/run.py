@@ -175,8 +175,8 @@ MUTANTS = (
     Mutant(
         "a worker does not tell the others what it committed",
         "events/tail.py",
-        "        self._board.post(revision)  # also",
-        "        if revision > self.position: self._board.post(revision)  # also",
+        "        self._board.post(revision)  # even",
+        "        if revision > self.position: self._board.post(revision)  # even",
         "tests/unit/test_tail.py",
     ),
     Mutant(
@@ -532,7 +532,7 @@ MUTANTS = (
     Mutant(
         "a first use is written by each server that sees it",
         "keys/first_use.py",
-        "        if not key.awaits_first_use:  # another server was faster\n",
+        "        if not key.awaits_first_use:  # another server has already written it\n",
         "        if False:\n",
         "tests/rpc/test_first_use.py",
     ),
@@ -1090,8 +1090,8 @@ MUTANTS = (
     Mutant(
         "work whose caller has left holds its place for ever",
         "rpc/lanes.py",
-        "    leave(party)\n    if outcome.done():  # the caller has gone\n        return\n",
-        "    if outcome.done():  # the caller has gone\n        return\n    leave(party)\n",
+        "    leave(party)\n    if outcome.done():  # the caller has gone away\n        return\n",
+        "    if outcome.done():  # the caller has gone away\n        return\n    leave(party)\n",
         "tests/unit/test_lanes.py",
     ),
     Mutant(
@@ -1174,15 +1174,15 @@ MUTANTS = (
     Mutant(
         "whom memory refuses is refused for good",
         "rpc/exchange.py",
-        "            return  # it may have changed since",
-        "            raise  # it may have changed since",
+        "            return  # the record may be stale",
+        "            raise  # the record may be stale",
         "tests/rpc/test_admission.py::TestJudgedAgain",
     ),
     Mutant(
         "memory is asked before a view was taken",
         "rpc/exchange.py",
-        "            await self.house.hotpath.view()  # what memory",
-        "            pass  # what memory",
+        "            await self.house.hotpath.view()  # the caller's",
+        "            pass  # the caller's",
         "tests/rpc/test_admission.py::TestJudgedAgain",
     ),
     Mutant(

@@ -373,8 +373,8 @@ def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int
     """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
 
     Nothing connects yet. On first use a pool opens ``warm`` connections and keeps them; SQLite has no pool.
-    Raises ``SetupError`` for a URL of unknown form, for a SQLite library that is too old, and for a missing SQLite
-    file unless ``create`` is true.
+    Raises ``SetupError`` for a URL of unknown form, for a SQLite library that is too old, for a SQLite file that
+    this user may not access, and for a missing one unless ``create`` is true.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
