@@ -223,7 +223,7 @@ def serve(
             print(f"tumbler-server is ready on {host}:{port}", flush=True)
         except OSError as failure:
             raise SetupError(
-                f"stdout cannot be written: {failure.strerror}. Send it to a file or pipe that takes it, or to /dev/null"
+                f"stdout cannot be written: {failure.strerror}. Send it to a file that has room, or to /dev/null"
             ) from None
 
     if config.workers > 1:

@@ -338,8 +338,8 @@ def test_an_interrupt_at_any_moment_of_the_start_shows_no_traceback(embedded: Se
             text=True,
             env=plain_environment(),
         ) as started:
-            eventually(lambda: handles_interrupts(started))  # noqa: B023 - Python itself has begun
-            eventually(lambda: not handles_interrupts(started))  # noqa: B023 - our main has
+            eventually(lambda: handles_interrupts(started))  # Python itself has begun
+            eventually(lambda: not handles_interrupts(started))  # our main has
             time.sleep(0.2 * number)
             started.send_signal(signal.SIGINT)
             assert "Traceback" not in started.communicate(timeout=PATIENCE)[1]

@@ -116,7 +116,10 @@ def test_a_log_that_was_cut_too_early_is_found(store: Store, domain: Domain, clo
     assert found(None).problems == found(11 * DAY - 1).problems == ()
     told = rfc3339(created)
     assert found(11 * DAY).problems == (
-        *(f"event {number} of key {key_ids[number - 1]} is of {told}, but the log begins after it" for number in range(1, 5)),
+        *(
+            f"event {number} of key {key_ids[number - 1]} is of {told}, but the log begins after it"
+            for number in range(1, 5)
+        ),
         f"key {key_ids[4]} was created at {told}, but no event says so",
     )
     fifth = f"event 5 is of {told}, but the log begins after it"

@@ -1,8 +1,8 @@
 """The audit: whether the log is what was written, and every key's row what the log says.
 
-It reads everything, in pages, while changes go on. It trusts the log's head and anchor: an attacker who can write to the
-database can move both, and rewrite what is between them. A copy that is kept elsewhere shows that (``keys.copies``).
-The retention, which the database does not know, shows an anchor that was moved past young events.
+It reads everything, in pages, while changes go on. It trusts the head and anchor of the log: an attacker who can write
+to the database can move both, and rewrite what is between them. A copy that is kept elsewhere shows that
+(``keys.copies``). The retention, which the database does not know, shows an anchor that was moved past young events.
 docs/security.md says what an audit can find.
 """
 
