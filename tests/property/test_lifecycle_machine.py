@@ -237,7 +237,7 @@ class Lines(RuleBasedStateMachine):
         self._folder.cleanup()
 
     def _begun(self) -> Domain:
-        return Domain(open_store(self._url), self.clock)
+        return Domain(open_store(self._url, timeout=10 * MINUTE), self.clock)
 
     def _begin_again(self, server: int) -> None:
         ended = self.servers[server]

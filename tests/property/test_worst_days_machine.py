@@ -34,7 +34,7 @@ from tests.property.test_lifecycle_machine import (
 )
 from tests.tampering import Rows, put_back, rows
 from tumbler.decide import Demand
-from tumbler_server.clock import DAY
+from tumbler_server.clock import DAY, MINUTE
 from tumbler_server.errors import StoreUnavailable, TumblerError
 from tumbler_server.events import log, timekeeping
 from tumbler_server.events.retention import Retention
@@ -249,7 +249,7 @@ def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
                     store = super().founded(url)
                     fresh.append(rows(store))
                 else:
-                    store = open_store(url)
+                    store = open_store(url, timeout=10 * MINUTE)
                     put_back(store, fresh[0])
                 return store
 
