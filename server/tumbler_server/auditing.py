@@ -10,9 +10,8 @@ import rich.console
 import rich.progress
 import typer
 
-from tumbler_server import config as settings
 from tumbler_server.clock import HOUR, rfc3339, system_clock
-from tumbler_server.config import Installation
+from tumbler_server.config import Installation, Json, parse_span, takes_settings
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable, explain
 from tumbler_server.keys import audit, copies
 from tumbler_server.keys.audit import Audit
@@ -22,13 +21,12 @@ from tumbler_server.store.database import Store, open_store
 
 app = typer.Typer(help="Check the audit trail.", no_args_is_help=True)
 
-_DATA_DIR = Installation().data_dir
-
 
 @app.command("verify")
+@takes_settings
 def verify(
-    data_dir: settings.DataDir = _DATA_DIR,
-    database: settings.DatabaseUrl = "",
+    data_dir: Path,
+    database: str,
     copy: Annotated[
         Path | None,
         typer.Option("--against", help="Also compare with this copy: the output of `audit export` or `audit head`."),
@@ -38,17 +36,17 @@ def verify(
         typer.Option(
             "--event-retention",
             envvar="TUMBLER_EVENT_RETENTION",
-            parser=settings.parse_span,
+            parser=parse_span,
             metavar="DURATION",
             help="What the servers run with: also report events that were removed although they are younger.",
         ),
     ] = None,
-    as_json: settings.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Recompute the hash chain of all events, and compare every key with its events. Exits with 1 if anything is wrong.
 
-    Servers remove old events (`serve --event-retention`). These are not reported as missing, however young they are:
-    the database does not know the retention. Give it here too, so that events that were removed too early are reported.
+    Events that servers removed because of their age (`serve --event-retention`) are not reported as missing.
+    The database does not know the retention: give it here to have events reported that were removed too early.
     The server may keep running.
     """
     with _audited(data_dir, database) as store:
@@ -80,9 +78,10 @@ def verify(
 
 
 @app.command("export")
+@takes_settings
 def export(
-    data_dir: settings.DataDir = _DATA_DIR,
-    database: settings.DatabaseUrl = "",
+    data_dir: Path,
+    database: str,
     after: Annotated[int, typer.Option(min=0, help="Begin after this revision, to continue an earlier copy.")] = 0,
 ) -> None:
     """Write all events with their hashes to stdout, one JSON object per line. They contain no secrets.
@@ -98,7 +97,8 @@ def export(
 
 
 @app.command("head")
-def head(data_dir: settings.DataDir = _DATA_DIR, database: settings.DatabaseUrl = "") -> None:
+@takes_settings
+def head(data_dir: Path, database: str) -> None:
     """Print one line to note down: the newest event and its hash, which covers all events before it.
 
     Later, `audit verify --against FILE` says whether the log still has them.

@@ -17,10 +17,9 @@ import rich.table
 import typer
 
 from tumbler_server import auditing, founding, logs, worker
-from tumbler_server import config as settings
 from tumbler_server import doctor as diagnosis
 from tumbler_server.clock import rfc3339, system_clock
-from tumbler_server.config import Config, Installation, Tls
+from tumbler_server.config import Config, Installation, Json, takes_settings
 from tumbler_server.errors import InvalidFields, SetupError, StoreUnavailable, explain
 from tumbler_server.events import timekeeping
 from tumbler_server.events.board import Board
@@ -44,8 +43,6 @@ pepper_app = typer.Typer(help="Manage the pepper file.", no_args_is_help=True)
 app.add_typer(auditing.app, name="audit")
 app.add_typer(pepper_app, name="pepper")
 
-_DEFAULTS = Config(Installation())
-
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -58,12 +55,11 @@ Output = Annotated[
 
 
 @app.command()
+@takes_settings
 def init(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
-    database: settings.DatabaseUrl = "",
-    pepper: settings.PepperFile = None,
-    bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
-    default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
+    installation: Installation,
+    bcrypt_cost: int,
+    default_prefix: str,
     output: Output = None,
 ) -> None:
     """Create the database, the pepper file and the first key, which is shown once.
@@ -77,7 +73,6 @@ def init(
 
     If you lose the first key, `tumbler-server operator-key` makes another.
     """
-    installation = Installation(data_dir, database, pepper)
     with Handover(output) as handover:
         text = founding.found(installation, bcrypt_cost, default_prefix, handover.keep)
         where = f"the first key, in {output}." if output else "this first key:"
@@ -87,12 +82,11 @@ def init(
 
 
 @app.command("operator-key")
+@takes_settings
 def operator_key(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
-    database: settings.DatabaseUrl = "",
-    pepper: settings.PepperFile = None,
-    bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
-    default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
+    installation: Installation,
+    bcrypt_cost: int,
+    default_prefix: str,
     name: Annotated[str, typer.Option("--name", help="Name of the key, 3-255 characters.")] = "operator",
     revoke_others: Annotated[
         bool,
@@ -121,7 +115,6 @@ def operator_key(
 
         tumbler keys list --project tumbler
     """
-    installation = Installation(data_dir, database, pepper)
     with Handover(output) as handover:
         try:
             made = founding.make_operator_key(
@@ -141,81 +134,13 @@ def operator_key(
 
 
 @app.command()
-def serve(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
-    database: settings.DatabaseUrl = "",
-    pepper: settings.PepperFile = None,
-    listen: settings.Listen = _DEFAULTS.listen,
-    bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
-    cache_size: settings.CacheSize = _DEFAULTS.cache_size,
-    cache_bytes: settings.CacheBytes = "128MiB",  # type: ignore[assignment]  # parsed
-    cache_ttl: settings.CacheTtl = "60s",  # type: ignore[assignment]  # parsed
-    max_staleness: settings.MaxStaleness = "2s",  # type: ignore[assignment]  # parsed
-    stale_if_error: settings.StaleIfError = "0s",  # type: ignore[assignment]  # parsed
-    database_notify: settings.DatabaseNotify = _DEFAULTS.database_notify,
-    database_timeout: settings.DatabaseTimeout = "10s",  # type: ignore[assignment]  # parsed
-    event_retention: settings.EventRetention = "400d",  # type: ignore[assignment]  # parsed
-    default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
-    min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment]  # parsed
-    max_project_keys: settings.MaxProjectKeys = _DEFAULTS.max_project_keys,
-    webhook_allow_loopback: settings.WebhookAllowLoopback = False,
-    webhook_allow_networks: settings.WebhookAllowNetworks = "",
-    webhook_allow_hosts: settings.WebhookAllowHosts = "",
-    webhook_proxy: settings.WebhookProxy = "",
-    webhook_ca_file: settings.WebhookCaFile = None,
-    max_webhook_urls: settings.MaxWebhookUrls = _DEFAULTS.max_webhook_urls,
-    scheduler_lease: settings.SchedulerLease = "15s",  # type: ignore[assignment]  # parsed
-    threads: settings.Threads = _DEFAULTS.threads,
-    workers: settings.Workers = _DEFAULTS.workers,
-    max_watch_streams: settings.MaxWatchStreams = _DEFAULTS.max_watch_streams,
-    metrics_listen: settings.MetricsListen = _DEFAULTS.metrics_listen,
-    shutdown_grace: settings.ShutdownGrace = "30s",  # type: ignore[assignment]  # parsed
-    reflection: settings.Reflection = None,
-    tls_cert: settings.TlsCert = None,
-    tls_key: settings.TlsKey = None,
-    tls_client_ca: settings.TlsClientCa = None,
-    insecure: settings.Insecure = False,
-    log_level: settings.LogLevel = "info",
-    log_format: settings.LogFormat = "",
-) -> None:
+@takes_settings
+def serve(config: Config) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls in flight. Prints one line when it is ready.
 
     tumbler-server serve --listen 127.0.0.1:50051
     """
-    _configure_logs(log_level, log_format)
-    config = Config(
-        installation=Installation(data_dir, database, pepper),
-        listen=listen,
-        bcrypt_cost=bcrypt_cost,
-        cache_size=cache_size,
-        cache_bytes=cache_bytes,
-        cache_ttl=cache_ttl,
-        max_staleness=max_staleness,
-        stale_if_error=stale_if_error,
-        database_notify=database_notify,
-        database_timeout=database_timeout,
-        event_retention=event_retention,
-        default_prefix=default_prefix,
-        min_rotation_interval=min_rotation_interval,
-        max_project_keys=max_project_keys,
-        webhook_rules=settings.webhook_rules(
-            webhook_allow_loopback, webhook_allow_networks, webhook_allow_hosts, proxied=bool(webhook_proxy)
-        ),
-        webhook_proxy=webhook_proxy,
-        webhook_ca_file=webhook_ca_file,
-        max_webhook_urls=max_webhook_urls,
-        scheduler_lease=scheduler_lease,
-        threads=threads,
-        workers=workers,
-        max_watch_streams=max_watch_streams,
-        metrics_listen=metrics_listen,
-        shutdown_grace=shutdown_grace,
-        reflection=reflection,
-        tls=Tls(tls_cert, tls_key, tls_client_ca),
-        insecure=insecure,
-        log_level=log_level,
-        log_format=log_format,
-    )
+    _configure_logs(config.log_level, config.log_format)
 
     def ready(port: int) -> None:
         host = config.listen.rpartition(":")[0]
@@ -233,7 +158,8 @@ def serve(
 
 
 @app.command()
-def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = "") -> None:
+@takes_settings
+def migrate(data_dir: Path, database: str) -> None:
     """Upgrade the database's schema to the version of this program. Back up, and stop all servers first.
 
     You can run it more than once: it records in the log the keys that a server of an older version changed meanwhile.
@@ -251,9 +177,8 @@ def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, databa
 
 
 @app.command()
-def trust_clock(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = ""
-) -> None:
+@takes_settings
+def trust_clock(data_dir: Path, database: str) -> None:
     """Confirm that this machine's clock is right, if it differs by more than a day from the installation's time.
 
     Servers do not trust such a clock, and remove and announce nothing by it, until you run this command or a server
@@ -268,14 +193,10 @@ def trust_clock(
 
 
 @app.command()
-def doctor(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
-    database: settings.DatabaseUrl = "",
-    pepper: settings.PepperFile = None,
-    as_json: settings.Json = False,
-) -> None:
+@takes_settings
+def doctor(installation: Installation, as_json: Json = False) -> None:
     """Show what is wrong with this installation, and how to fix it. Exits with 1 if anything is wrong."""
-    findings = diagnosis.examine(Installation(data_dir, database, pepper))
+    findings = diagnosis.examine(installation)
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
@@ -289,9 +210,10 @@ def doctor(
 
 
 @pepper_app.command("rotate")
+@takes_settings
 def pepper_rotate(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
-    pepper: settings.PepperFile = None,
+    data_dir: Path,
+    pepper: Path | None,
     create: Annotated[
         bool, typer.Option("--create", help="The file is lost: make a new one. Fails if there is one.")
     ] = False,

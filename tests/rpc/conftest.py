@@ -7,7 +7,6 @@ import pytest
 
 from tests.harness import FrozenClock, World
 from tests.webhooks.receiver import Receiver
-from tumbler_server.webhooks.targets import Rules
 
 
 @pytest.fixture
@@ -36,6 +35,6 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def mailing(database_url: str, tmp_path: Path, clock: FrozenClock) -> Iterator[World]:
     """Return a service that may send webhooks to loopback addresses."""
-    world = World(database_url, tmp_path / "data", clock, webhook_rules=Rules(loopback=True))
+    world = World(database_url, tmp_path / "data", clock, webhook_allow_loopback=True)
     yield world
     world.close()

@@ -1,10 +1,13 @@
 """The operator's settings."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
 from tests.domain import answers
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
@@ -12,14 +15,67 @@ from tumbler_server.config import (
     Config,
     Installation,
     Tls,
+    format_size,
+    format_span,
     parse_address,
     parse_address_or_none,
     parse_size,
     parse_span,
+    takes_settings,
 )
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import pepper
 from tumbler_server.store.database import open_store
+
+
+class TestTakesSettings:
+    """How a command gets its settings."""
+
+    def run(self, command: Callable[..., None], *arguments: str, **environment: str) -> Result:
+        """Run a command of one program."""
+        app = typer.Typer()
+        app.command()(takes_settings(command))
+        return CliRunner().invoke(app, arguments, env=environment)
+
+    def test_all_of_a_class(self) -> None:
+        """A parameter of a class of settings gets all of them: flags before variables before defaults."""
+        taken: list[Config] = []
+
+        def command(config: Config) -> None:
+            taken.append(config)
+
+        assert self.run(command).exit_code == 0
+        assert taken == [Config(Installation())]
+        environment = {"TUMBLER_CACHE_TTL": "5s", "TUMBLER_THREADS": "3", "TUMBLER_TLS_CERT": "c"}
+        flags = ("--threads", "4", "--tls-key", "k", "--no-database-notify", "--pepper-file", "p", "--insecure")
+        assert self.run(command, *flags, **environment).exit_code == 0
+        assert taken[1] == Config(
+            Installation(pepper=Path("p")),
+            cache_ttl=5 * SECOND,
+            threads=4,
+            tls=Tls(Path("c"), Path("k")),
+            database_notify=False,
+            insecure=True,
+        )
+
+    def test_single_settings(self) -> None:
+        """A parameter that is named like a setting gets that one; one with a default is the command's own."""
+        taken: list[tuple[Path, int, bool]] = []
+
+        def command(data_dir: Path, bcrypt_cost: int, quick: bool = False) -> None:
+            taken.append((data_dir, bcrypt_cost, quick))
+
+        assert self.run(command, "--quick", "--data-dir", "d", TUMBLER_BCRYPT_COST="5").exit_code == 0
+        assert taken == [(Path("d"), 5, True)]
+        assert self.run(command, "--database", "x").exit_code == 2
+
+    def test_no_setting_of_that_name(self) -> None:
+        """A parameter without a default that no setting is named like is a mistake in the program."""
+
+        def command(nothing: str) -> None: ...
+
+        with pytest.raises(KeyError, match="nothing"):
+            takes_settings(command)
 
 
 class TestSpans:
@@ -52,9 +108,11 @@ class TestSpans:
         with pytest.raises(typer.BadParameter, match="500ms, 90s, 15m, 1h or 7d"):
             parse_span(text)
 
-    def test_a_default(self) -> None:
-        """A number is already a duration in microseconds."""
-        assert parse_span(5) == 5
+    @pytest.mark.parametrize("text", ["0s", "1ms", "500ms", "1500ms", "90s", "2m", "1h", "25h", "7d"])
+    def test_shown(self, text: str) -> None:
+        """A default is shown in the largest unit that fits, as it is written."""
+        assert format_span(parse_span(text)) == text
+        assert format_span(parse_span("60s")) == "1m"
 
 
 class TestSizes:
@@ -75,9 +133,10 @@ class TestSizes:
         with pytest.raises(typer.BadParameter, match="512KiB, 128MiB or 2GiB"):
             parse_size(text)
 
-    def test_a_default(self) -> None:
-        """A number is already a size in bytes."""
-        assert parse_size(5) == 5
+    @pytest.mark.parametrize("text", ["1KiB", "1536KiB", "128MiB", "2GiB"])
+    def test_shown(self, text: str) -> None:
+        """A default is shown in the largest unit that fits, as it is written."""
+        assert format_size(parse_size(text)) == text
 
     def test_the_least(self) -> None:
         """A cache has at least 1 MiB, which is room for some records."""
