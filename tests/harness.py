@@ -21,12 +21,12 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
-from tumbler_server.events import timekeeping
 from tumbler_server.keys import evidence
 from tumbler_server.rpc.engine import Engine
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.serving import Details
-from tumbler_server.scheduler import build_scheduler
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.scheduler.scheduler import build_scheduler
 from tumbler_server.server import SERVICE, build_core
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import EventRow

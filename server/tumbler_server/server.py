@@ -20,29 +20,17 @@ from tumbler_server import limits, shares
 from tumbler_server.clock import SECOND, Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError
-from tumbler_server.events.board import Board
-from tumbler_server.events.follow import Following
-from tumbler_server.events.glance import Glance
 from tumbler_server.events.retention import Retention
-from tumbler_server.events.tail import Tail
-from tumbler_server.events.timekeeping import Timekeeper
-from tumbler_server.events.watch import Hub
-from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.claims import Claims
+from tumbler_server.freshness.board import Board
+from tumbler_server.freshness.follow import Following
+from tumbler_server.freshness.glance import Glance
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys.deliveries import Deliveries
-from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
-from tumbler_server.keys.pepper import vault
-from tumbler_server.keys.resealer import Resealer
-from tumbler_server.keys.roster import Roster
 from tumbler_server.keys.rotation import Rotations
-from tumbler_server.keys.secret import Hasher
-from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.usage import LAST, Usage
-from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, health, reflecting
 from tumbler_server.rpc.accepting import Accepting, Service
 from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
@@ -61,8 +49,20 @@ from tumbler_server.rpc.spreading import Turns
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.vitals import Vitals
 from tumbler_server.rpc.watch import Watching
+from tumbler_server.scheduler.timekeeping import Timekeeper
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.pepper import vault
+from tumbler_server.secrets.roster import Roster
+from tumbler_server.secrets.secret import Hasher
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
+from tumbler_server.streams.watch import Hub
+from tumbler_server.verify.cache import ProofCache
+from tumbler_server.verify.first_use import FirstUses
+from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.usage import LAST, Usage
+from tumbler_server.verify.verifier import Verifier
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 

@@ -19,12 +19,12 @@ from tumbler_server.clock import DAY, SECOND
 from tumbler_server.errors import ReaderTooSlow, ScopeMissing, ServerStopping, Unauthenticated
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.events.tail import MAX_STALENESS
-from tumbler_server.events.watch import PATIENCE, Hub
+from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.rpc.watch import Wanted, Watching
+from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.streams.watch import PATIENCE, Hub
 
 VERIFY = ("tumbler:keys:verify",)
 WAIT = 30.0

@@ -11,8 +11,8 @@ import pytest
 from tests.domain import Domain
 from tests.unit.test_lanes import PATIENCE, soon, turns
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.glance import Glance
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.glance import Glance
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store, open_store
 
 

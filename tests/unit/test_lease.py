@@ -10,9 +10,9 @@ from tests.domain import new_store
 from tests.harness import FrozenClock
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.acting import Acting
-from tumbler_server.events.lease import SPAN, Lease, LeaseLost
+from tumbler_server.scheduler.acting import Acting
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import SPAN, Lease, LeaseLost
 from tumbler_server.store.models import LeaseRow
 
 

@@ -8,9 +8,9 @@ import structlog
 
 from tests.domain import PEPPER, Domain
 from tests.harness import FrozenClock
-from tumbler_server.keys import roster
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.roster import GONE, MOST, Roster
+from tumbler_server.secrets import roster
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.roster import GONE, MOST, Roster
 from tumbler_server.store.database import Store
 
 OTHER, THIRD = Pepper(b"\x07" * 32), Pepper(b"\x08" * 32)

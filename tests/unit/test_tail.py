@@ -13,9 +13,9 @@ from tests.harness import FrozenClock
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.events.board import Board
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.board import Board
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import EventRow, LogHeadRow
 

@@ -7,10 +7,10 @@ from tests.domain import Domain
 from tests.harness import FrozenClock
 from tests.unit.test_log import append, change
 from tumbler_server.clock import DAY, HOUR, MINUTE
-from tumbler_server.events import timekeeping
-from tumbler_server.events.lease import SPAN, Lease
-from tumbler_server.events.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.scheduler.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import SPAN, Lease
 
 AHEAD, BEHIND = 500 * DAY, -365 * DAY
 

@@ -16,11 +16,12 @@ from tests.harness import FrozenClock
 from tumbler_server import calls
 from tumbler_server.clock import HOUR, MINUTE, SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.keys import record, usage
+from tumbler_server.keys import record
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.keys.usage import Usage
 from tumbler_server.store.database import SQLITE, Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.verify import usage
+from tumbler_server.verify.usage import Usage
 
 PATIENCE = 30.0
 

@@ -20,12 +20,12 @@ from tests.harness import FrozenClock
 from tests.unit.test_tail import restore
 from tumbler_server.clock import DAY, HOUR, NEVER, SECOND
 from tumbler_server.errors import Overloaded, ReaderTooSlow, ServerStopping, StoreUnavailable, Unauthenticated
-from tumbler_server.events.feed import Notice
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.ring import Ring
-from tumbler_server.events.tail import MAX_STALENESS
-from tumbler_server.events.watch import FRESH, MOST_LAG, PATIENCE, TURN, Hub
+from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.store.database import Store, open_store
+from tumbler_server.streams.feed import Notice
+from tumbler_server.streams.watch import FRESH, MOST_LAG, PATIENCE, TURN, Hub
 
 BEAT = 5 * SECOND
 KEY_ID = "0" * 16
@@ -222,7 +222,7 @@ class TestBeginning:
     @on_loop
     async def test_what_memory_has_forgotten(self, domain: Domain, ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
         """Events that have left memory are read from the log, however many pages that takes."""
-        monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 3)
+        monkeypatch.setattr("tumbler_server.streams.feed.MOST_EVENTS", 3)
         for number in range(11):
             domain.create(project_id=("acme", "globex")[number % 2])
         domain.tail.ring = Ring(domain.tail.position)
@@ -664,7 +664,7 @@ class TestSlowListeners:
         self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A listener that reads steadily but never catches up is ended after thirty seconds."""
-        monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 1)
+        monkeypatch.setattr("tumbler_server.streams.feed.MOST_EVENTS", 1)
         slow = ear().listen()
         await eventually(lambda: slow.beats)
 

@@ -11,13 +11,13 @@ from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tumbler_server import errors
 from tumbler_server.clock import HOUR, MINUTE
-from tumbler_server.events.lease import Lease
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
-from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow, EventRow
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.outbox import Outbox

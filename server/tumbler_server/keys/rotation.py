@@ -6,12 +6,12 @@ from tumbler_server.clock import END, HOUR, NEVER, rfc3339
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, SelfWidening
 from tumbler_server.events.log import Actor, EventType
 from tumbler_server.keys import access, ledger, record, requests, schedule, widening
-from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.secret import NewKey
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.secret import NewKey, Sealed
 from tumbler_server.store.database import Read, Transaction
 
 DEFAULT_GRACE = HOUR
@@ -43,7 +43,7 @@ class Rotations:
         """Replace a key with a successor that inherits all of its settings. The old key works for a grace period.
 
         With ``ON_FIRST_USE``, the old key ends at the successor's first use, or at the end of the grace period at the
-        latest. See ``keys.first_use``.
+        latest. See ``verify.first_use``.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
         ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``, ``LimitReached``.
@@ -114,7 +114,7 @@ class Rotations:
         rotation: Rotation,
         ends: OldKeyEnds,
         made: NewKey,
-        sealed: record.Sealed,
+        sealed: Sealed,
         now: int,
     ) -> Issued:
         lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)

@@ -1,6 +1,6 @@
 """Serves a Verify on the loop: immediately from memory, the rest with bounded threads behind it.
 
-``keys.verifier`` has the stages. This module only decides which call waits for which of them.
+``verify.verifier`` has the stages. This module only decides which call waits for which of them.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import cast
 
 from tumbler.decide import Code
 from tumbler_server.errors import Overloaded, StoreUnavailable
-from tumbler_server.events.glance import Glance
+from tumbler_server.freshness.glance import Glance
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached
 from tumbler_server.rpc.gathering import MOST, Gathering
 from tumbler_server.rpc.lanes import RETRY, Lane
 from tumbler_server.rpc.spreading import spread
 from tumbler_server.shares import PROOFS_OF_A_KEY
+from tumbler_server.verify.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached
 
 MOST_PROVEN = 64
 """Maximum number of keys of one batch that bcrypt checks. Keys proven by then are cached for the next call."""

@@ -24,11 +24,11 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rotation import DEFAULT_GRACE, Rotation
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import EventQuery
-from tumbler_server.keys.verifier import Question
 from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import Wanted
+from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.verify.verifier import Question
 
 # The ranges of Timestamp and Duration, from google/protobuf/timestamp.proto and duration.proto.
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799

@@ -5,12 +5,12 @@ import structlog
 from tumbler_server import clock as clocks
 from tumbler_server.clock import DAY, HOUR, NEVER, Clock
 from tumbler_server.events import history
-from tumbler_server.events.lease import Lease
+from tumbler_server.secrets.vault import CannotOpen
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.vault import CannotOpen
 
 INTERVAL = HOUR
 

@@ -11,7 +11,7 @@ from tumbler_server import calls, clock
 from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import CallerGone, StoreUnavailable
-from tumbler_server.events.lease import Lease, LeaseLost
+from tumbler_server.store.lease import Lease, LeaseLost
 from tumbler_server.trouble import Trouble
 
 _INTERVAL = SECOND // 4

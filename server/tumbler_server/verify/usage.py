@@ -40,8 +40,8 @@ UPDATE api_key SET last_used_time = noted.value FROM json_each(?) AS noted
 WHERE api_key.id = noted.key AND api_key.last_used_time < noted.value - {EXACTNESS}
 """  # noqa: S608 - no input in it
 # Rows are locked in id order, so two servers that write the same keys do not deadlock. Most changes lock only one
-# existing row. Those that lock several (`keys.first_use`, `keys.alarms`) may do so in another order: then the store
-# retries the transaction that the database aborts.
+# existing row. Those that lock several (`verify.first_use`, `scheduler.alarms`) may do so in another order: then the
+# store retries the transaction that the database aborts.
 _ON_POSTGRESQL = f"""
 WITH noted AS (
   SELECT k.id, n.at FROM api_key k JOIN unnest(%s::text[], %s::bigint[]) AS n (id, at) ON k.id = n.id

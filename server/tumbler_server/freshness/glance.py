@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import Executor
 
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.tail import Tail
 
 
 class Glance:

@@ -24,12 +24,12 @@ from tumbler_server import clock as clocks
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, SECOND, Clock
 from tumbler_server.errors import ReaderTooSlow, ServerStopping
-from tumbler_server.events.feed import Feed, Notice
-from tumbler_server.events.places import Places, overloaded
 from tumbler_server.events.ring import SIZE
-from tumbler_server.events.tail import Tail
-from tumbler_server.events.wheel import TICK, Wheel
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store
+from tumbler_server.streams.feed import Feed, Notice
+from tumbler_server.streams.places import Places, overloaded
+from tumbler_server.streams.wheel import TICK, Wheel
 
 FRESH = SECOND // 2
 """The greatest age of a heartbeat's promise when it is sent."""

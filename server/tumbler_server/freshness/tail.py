@@ -15,9 +15,9 @@ from tumbler_server import clock
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.events.board import Board
 from tumbler_server.events.log import ANNOUNCEMENTS, Head
 from tumbler_server.events.ring import Ring
+from tumbler_server.freshness.board import Board
 from tumbler_server.store.database import Store
 from tumbler_server.store.failures import is_missing_table
 from tumbler_server.trouble import Trouble

@@ -12,15 +12,15 @@ from tumbler_server import logs
 from tumbler_server.clock import Clock, system_clock, uptime
 from tumbler_server.config import Config
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
-from tumbler_server.events.acting import Acting
-from tumbler_server.events.lease import Lease
-from tumbler_server.events.timekeeping import Timekeeper, Timekeeping
-from tumbler_server.keys.alarms import Alarms
-from tumbler_server.keys.claims import Claims
-from tumbler_server.keys.pepper import vault
 from tumbler_server.processes import READY, take_up, wait_for_parent
+from tumbler_server.scheduler.acting import Acting
+from tumbler_server.scheduler.alarms import Alarms
+from tumbler_server.scheduler.timekeeping import Timekeeper, Timekeeping
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.pepper import vault
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
+from tumbler_server.store.lease import Lease
 from tumbler_server.webhooks.dispatch import Dispatch
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.outbox import Outbox

@@ -8,16 +8,16 @@ from tumbler.decide import Code, Demand, decide
 from tumbler_server import metrics
 from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys import evidence, record
-from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.first_use import FirstUses
-from tumbler_server.keys.record import Key, Sealed
-from tumbler_server.keys.resealer import Resealer
-from tumbler_server.keys.secret import Hasher, same
-from tumbler_server.keys.usage import Usage
+from tumbler_server.keys.record import Key
+from tumbler_server.secrets.secret import Hasher, Sealed, same
 from tumbler_server.store.database import Store
 from tumbler_server.trouble import Trouble
+from tumbler_server.verify.cache import ProofCache
+from tumbler_server.verify.first_use import FirstUses
+from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.usage import Usage
 
 
 class Question(NamedTuple):

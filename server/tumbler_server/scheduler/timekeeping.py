@@ -22,8 +22,8 @@ import structlog
 
 from tumbler_server import clock as clocks
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND, Clock, rfc3339
-from tumbler_server.events.lease import Lease
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ClockRow
 
 LEAP = DAY
