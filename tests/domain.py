@@ -69,12 +69,12 @@ class Domain:
         self.clock = clock
         self.hasher = Hasher(CHEAP, peppers)
         cache = self.cache = ProofCache(1_000)
-        self.uptime = FrozenClock(0)
-        self.tail = Tail(store, cache, uptime=self.uptime)
+        self.monotonic = FrozenClock(0)
+        self.tail = Tail(store, cache, monotonic=self.monotonic)
         self.claims = Claims(peppers)
         self.looked_up: list[str] = []
         """Names that were looked up. None has an address."""
-        judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.uptime)
+        judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.monotonic)
         self.endpoints = Endpoints(vault(peppers), judge, max_webhook_urls)
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
@@ -106,7 +106,7 @@ class Domain:
 
     def let_lapse(self) -> None:
         """Let enough time pass that an unconfirmed position in the log is stale."""
-        self.uptime.advance(MAX_STALENESS + 1)
+        self.monotonic.advance(MAX_STALENESS + 1)
 
     def close(self) -> None:
         """Stop the threads. The store stays open."""

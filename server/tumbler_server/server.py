@@ -17,7 +17,7 @@ import structlog
 
 from tumbler.v1 import api_key_service_pb2
 from tumbler_server import limits, shares
-from tumbler_server.clock import SECOND, Clock, system_clock, uptime
+from tumbler_server.clock import SECOND, Clock, monotonic, system_clock
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.events.retention import Retention
@@ -171,7 +171,7 @@ def build_core(
     config: Config,
     clock: Clock = system_clock,
     board: Board | None = None,
-    uptime: Clock = uptime,
+    monotonic: Clock = monotonic,
     look_up: LookUp | None = None,
 ) -> Core:
     """Wire the domain. ``board`` is the one that the server's workers share, if there are several.
@@ -187,10 +187,10 @@ def build_core(
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)
-    tail = Tail(store, cache, config.max_staleness, board, uptime)
+    tail = Tail(store, cache, config.max_staleness, board, monotonic)
     tokens = open_tokens(store)
     resealer = Resealer(store, hasher, clock)
-    timekeeper = Timekeeper(store, clock, uptime)
+    timekeeper = Timekeeper(store, clock, monotonic)
     usage = Usage(store, translate=timekeeper.translate)
     claims = Claims(peppers)
     resolver = Resolver(look_up)
@@ -217,13 +217,13 @@ def build_core(
     streams = ThreadPoolExecutor(STREAM_READERS, thread_name_prefix="streams")
     glance = Glance(tail, looking)
     hotpath = HotPath(verifier, glance, reads, proofs)
-    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime, streams)
+    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, monotonic, streams)
     watching = Watching(hub, lifecycle, tokens, clock)
     shedding = Shedding()
     engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, timekeeper.now, config.event_retention)
-    roster = Roster(store, [pepper.id for pepper in peppers], clock, uptime)
+    roster = Roster(store, [pepper.id for pepper in peppers], clock, monotonic)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
     return Core(
         store,

@@ -77,15 +77,15 @@ MUTANTS = (
     Mutant(
         "a clock is on trial while no server runs",
         "scheduler/timekeeping.py",
-        "min(uptime - self._moved, 2 * TICK)",
-        "uptime - self._moved",
+        "min(monotonic - self._moved, 2 * TICK)",
+        "monotonic - self._moved",
         "tests/unit/test_timekeeping.py",
     ),
     Mutant(
         "how far the mark may go is reckoned from its last place",
         "scheduler/timekeeping.py",
         "return Mark(reading), line",
-        "return Mark(reading), _Line(reading, uptime)",
+        "return Mark(reading), _Line(reading, monotonic)",
         "tests/unit/test_timekeeping.py",
     ),
     Mutant(
@@ -105,7 +105,7 @@ MUTANTS = (
     Mutant(
         "alarms and webhooks go by the machine's clock",
         "scheduler/scheduler.py",
-        "believed = Timekeeper(store, clock, uptime, tells=False).now",
+        "believed = Timekeeper(store, clock, monotonic, tells=False).now",
         "believed = clock",
         "tests/rpc/test_clock.py",
     ),
@@ -141,7 +141,7 @@ MUTANTS = (
         "a position counts as confirmed at the answer and not at the question",
         "freshness/tail.py",
         "max(self._confirmed, began)",
-        "self._uptime()",
+        "self._monotonic()",
         "tests/unit/test_tail.py",
     ),
     Mutant(
@@ -217,7 +217,7 @@ MUTANTS = (
     Mutant(
         "one failure in two is two lines in the log",
         "trouble.py",
-        " or self._uptime() - self._latest < QUIET",
+        " or self._monotonic() - self._latest < QUIET",
         "",
         "tests/unit/test_trouble.py",
     ),
@@ -634,7 +634,7 @@ MUTANTS = (
     Mutant(
         "a heartbeat is sent though nothing was confirmed",
         "streams/watch.py",
-        "if beat and self._uptime() - confirmed <= self._fresh:",
+        "if beat and self._monotonic() - confirmed <= self._fresh:",
         "if beat:",
         "tests/unit/test_watch.py",
     ),
@@ -747,7 +747,7 @@ MUTANTS = (
         "a thread rests on what another began to read before the commit that it saw",
         "freshness/tail.py",
         "                        self._confirmed = began\n",
-        "                        self._confirmed = self._uptime()\n",
+        "                        self._confirmed = self._monotonic()\n",
         "tests/unit/test_tail.py",
     ),
     Mutant(
@@ -767,7 +767,7 @@ MUTANTS = (
     Mutant(
         "a holder that was silent goes on acting",
         "store/lease.py",
-        "        return self._term > 0 and self._uptime() - self._beaten < self._span * 2 // 3",
+        "        return self._term > 0 and self._monotonic() - self._beaten < self._span * 2 // 3",
         "        return self._term > 0",
         "tests/unit/test_lease.py",
     ),

@@ -31,7 +31,7 @@ def everything(world: World) -> dict[str, list[tuple[Any, ...]]]:
 def pass_by(world: World) -> None:
     """Let two hours pass, with all periodic work."""
     for _ in range(2):
-        world.uptime.advance(HOUR)
+        world.monotonic.advance(HOUR)
         world.clock.advance(HOUR)
         while world.scheduler.acting.turn():
             world.scheduler.dispatch.drain()

@@ -420,7 +420,7 @@ class TestAttempts:
         mailing.revoke(created.api_key.id)
         mailing.turn()
         mailing.clock.advance(401 * DAY)
-        mailing.uptime.advance(2 * HOUR)
+        mailing.monotonic.advance(2 * HOUR)
         mailing.create()
         mailing.turn()
         assert deliveries(mailing) == []
@@ -476,7 +476,7 @@ class TestLimit:
     def later(self, world: World) -> None:
         """Advance the clocks by a day, and take a turn."""
         world.clock.advance(DAY)
-        world.uptime.advance(HOUR)
+        world.monotonic.advance(HOUR)
         world.turn()
 
     def revoke_all(self, world: World) -> None:

@@ -37,7 +37,7 @@ class Mail:
         self.clock = domain.clock
         self._domain = domain
         self._over = threading.Event()
-        self._lease = Lease(domain.store, "test", uptime=FrozenClock(0))
+        self._lease = Lease(domain.store, "test", monotonic=FrozenClock(0))
         self._lease.keep()
         self._dispatch = Dispatch(
             domain.store, domain.endpoints, self._post, domain.claims.token, domain.clock, domain.clock, senders

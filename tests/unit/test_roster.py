@@ -21,11 +21,11 @@ class Place:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.uptime = FrozenClock(0)
+        self.monotonic = FrozenClock(0)
 
     def process(self, *peppers: Pepper) -> Roster:
         """Start a process that knows these peppers."""
-        return Roster(self.store, [pepper.id for pepper in peppers], FrozenClock(), self.uptime)
+        return Roster(self.store, [pepper.id for pepper in peppers], FrozenClock(), self.monotonic)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_who_died_is_forgotten(place: Place, store: Store) -> None:
     for _ in range(4):
         first.look()
         second.look()
-        place.uptime.advance(GONE // 3)
+        place.monotonic.advance(GONE // 3)
     assert set(roster.known(store)) == {first.name, second.name}
     assert roster.differing([PEPPER.id], roster.known(store)) == {}
 

@@ -80,7 +80,7 @@ class Disk:
     def execute_sql(self, _: str, parameters: tuple[str]) -> None:
         self.batches.append(json.loads(parameters[0]))
 
-    def uptime(self) -> int:
+    def monotonic(self) -> int:
         return self.now
 
 
@@ -93,7 +93,7 @@ def disk() -> Disk:
 @pytest.fixture
 def pretended(disk: Disk) -> Usage:
     """Return a Usage on the fake store. It is closed, so it never pauses."""
-    pretended = Usage(cast("Store", disk), disk.uptime)
+    pretended = Usage(cast("Store", disk), disk.monotonic)
     pretended.close()
     return pretended
 
@@ -237,7 +237,7 @@ class TestSize:
                 waits.append(timeout or 0)
                 return False
 
-        patient = Usage(cast("Store", disk), disk.uptime)
+        patient = Usage(cast("Store", disk), disk.monotonic)
         patient._stopping = Pauses()
         disk.takes = 40_000
         self._sizes(disk, patient, 500)

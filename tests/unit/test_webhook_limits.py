@@ -87,7 +87,7 @@ class TestOrder:
         for _ in range(2):
             domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, request_id=request(b"body")))
             assert domain.looked_up == ["hooks.example.com"]
-            domain.uptime.advance(HOUR)
+            domain.monotonic.advance(HOUR)
 
     @pytest.mark.parametrize("validate_only", [False, True])
     def test_created(self, domain: Domain, validate_only: bool) -> None:
@@ -117,7 +117,7 @@ class TestOrder:
         for _ in range(2):
             domain.lifecycle.update(OPERATOR, changing)
             assert domain.looked_up == ["hooks.example.com"]
-            domain.uptime.advance(HOUR)
+            domain.monotonic.advance(HOUR)
 
 
 class TestSlowNames:
@@ -187,7 +187,7 @@ class TestPending:
     def outbox(self, domain: Domain) -> Callable[[], None]:
         """Return a function that processes the whole log, with at most three pending deliveries per project."""
         outbox = Outbox(domain.store, domain.clock, most_pending=3)
-        lease = Lease(domain.store, "test", uptime=FrozenClock(0))
+        lease = Lease(domain.store, "test", monotonic=FrozenClock(0))
         lease.keep()
         return lambda: outbox.work(lease)
 
