@@ -22,8 +22,8 @@ from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.events.retention import Retention
 from tumbler_server.keys import evidence
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import MODELS, DeliveryRow, EventRow, ServerRow
 

@@ -19,9 +19,9 @@ from tumbler_server.audit import audit
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import KeyIsSuperseded, StoreUnavailable
 from tumbler_server.events import log
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.store import migrations, postgresql
 from tumbler_server.store.database import ATTEMPTS, COCKROACHDB, POSTGRESQL, Store, Transaction, open_store
 from tumbler_server.store.models import LogHeadRow

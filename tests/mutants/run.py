@@ -161,7 +161,7 @@ MUTANTS = (
     Mutant(
         "a position is good whatever the caller asks for",
         "freshness/tail.py",
-        "            not exactly\n            and position >= at_least\n",
+        "            not fully_consistent\n            and position >= at_least\n",
         "            True\n",
         "tests/unit/test_tail.py",
     ),
@@ -582,7 +582,7 @@ MUTANTS = (
     ),
     Mutant(
         "a request_id's body is not compared",
-        "keys/requests.py",
+        "keys/idempotency.py",
         "if not same(bytes(rows[0].fingerprint), request_id.fingerprint):",
         "if False:",
         "tests/rpc/test_request_id.py",
@@ -597,7 +597,7 @@ MUTANTS = (
     Mutant(
         "a request_id is not looked for inside the transaction",
         "keys/lifecycle.py",
-        "            if seen := requests.find(transaction.select, caller, request_id):\n"
+        "            if seen := idempotency.find(transaction.select, caller, request_id):\n"
         "                return self._ledger.repeated(transaction.read, caller, seen)\n"
         "            key = ",
         "            key = ",
@@ -1253,7 +1253,7 @@ MUTANTS = (
     Mutant(
         "--stale-if-error is not asked for",
         "rpc/hotpath.py",
-        "view = self._verifier.last_resort(at_least, exactly)",
+        "view = self._verifier.last_resort(at_least, fully_consistent)",
         "view = None",
         "tests/unit/test_hotpath.py",
     ),

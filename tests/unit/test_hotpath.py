@@ -48,8 +48,8 @@ class Prover:
             raise self.failure
         return doubtful.key if doubtful.asked.text.endswith("right") else None
 
-    def last_resort(self, at_least: int, exactly: bool) -> View | None:
-        return None if exactly or at_least else self.stale
+    def last_resort(self, at_least: int, fully_consistent: bool) -> View | None:
+        return None if fully_consistent or at_least else self.stale
 
 
 class Records:
@@ -318,4 +318,4 @@ def test_an_older_view_where_that_is_allowed(at_once: bool) -> None:
     prover.stale = View(7, 5)
     assert asyncio.run(hotpath.view()) == View(7, 5)
     with pytest.raises(StoreUnavailable):
-        asyncio.run(hotpath.view(exactly=True))
+        asyncio.run(hotpath.view(fully_consistent=True))

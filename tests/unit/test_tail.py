@@ -327,7 +327,7 @@ class TestLook:
         assert notes.told[-1] == {issued.key.id}
         assert tail.age == 0
 
-    @pytest.mark.parametrize("asked", [{"exactly": True}, {"at_least": 1}], ids=str)
+    @pytest.mark.parametrize("asked", [{"fully_consistent": True}, {"at_least": 1}], ids=str)
     def test_on_demand(
         self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock, asked: dict[str, Any]
     ) -> None:

@@ -12,9 +12,9 @@ from tests.harness import FrozenClock
 from tumbler_server import errors
 from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.keys.deliveries import Deliveries
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store.database import Store
 from tumbler_server.store.lease import Lease

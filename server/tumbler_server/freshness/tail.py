@@ -99,16 +99,16 @@ class Tail:
         """
         return self._store.version()
 
-    def known(self, at_least: int = 0, exactly: bool = False) -> int | None:
+    def known(self, at_least: int = 0, fully_consistent: bool = False) -> int | None:
         """Return the position if an answer may rest on it, or None if the log must be read.
 
         For databases where commits do not show. The position must have been the newest within ``max_staleness``,
-        include all that this server has committed, and reach ``at_least``. With ``exactly``, the log must always be
-        read.
+        include all that this server has committed, and reach ``at_least``. With ``fully_consistent``, the log must
+        always be read.
         """
         position = self._head.revision
         if (
-            not exactly
+            not fully_consistent
             and position >= at_least
             and position >= self._board.newest()
             and not self._store.lost
@@ -117,7 +117,7 @@ class Tail:
             return position
         return None
 
-    def look(self, at_least: int = 0, exactly: bool = False) -> int:
+    def look(self, at_least: int = 0, fully_consistent: bool = False) -> int:
         """Return a position that an answer may rest on, after applying the events up to it.
 
         If commits show (SQLite), that is the newest position. Otherwise it is a ``known`` one. If there is none, the
@@ -128,7 +128,7 @@ class Tail:
             unchanged = self._store.version() == getattr(self._thread, "version", None)
             position = self._head.revision if unchanged else None
         else:
-            position = self.known(at_least, exactly)
+            position = self.known(at_least, fully_consistent)
         return self.confirm() if position is None else position
 
     def confirm(self) -> int:

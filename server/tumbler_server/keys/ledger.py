@@ -9,7 +9,7 @@ from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.keys import access, differences, evidence, projects, record, requests, schedule
+from tumbler_server.keys import access, differences, evidence, idempotency, projects, record, schedule
 from tumbler_server.keys.record import Key
 from tumbler_server.secrets import secret
 from tumbler_server.secrets.secret import Hasher, NewKey
@@ -57,7 +57,7 @@ class Ledger:
         max_project_keys: int = limits.PROJECT_KEYS.most,
     ) -> None:
         self.clock = clock
-        self.select: requests.Select = store.select
+        self.select: idempotency.Select = store.select
         self.read = store.read
         self._store = store
         self._hasher = hasher
@@ -145,7 +145,7 @@ class Ledger:
         detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
         return self.save(transaction, actor, before, after, EventType.REVOKED, now, detail)
 
-    def repeated(self, read: Read, caller: Key, seen: requests.Seen) -> Issued:
+    def repeated(self, read: Read, caller: Key, seen: idempotency.Seen) -> Issued:
         """Return the outcome of a replayed request, without the secret."""
         key = self.load(read, caller, seen.key_id)
         old = self.load(read, caller, key.replaces_key_id) if seen.rotated else None
