@@ -18,9 +18,10 @@ import psycopg
 
 from tumbler import keyformat
 from tumbler_server.clock import DAY, NEVER, SECOND, system_clock
-from tumbler_server.keys import pepper, record
-from tumbler_server.keys.record import Key, Sealed
-from tumbler_server.keys.secret import DEFAULT_COST, Hasher
+from tumbler_server.keys import record
+from tumbler_server.keys.record import Key
+from tumbler_server.secrets import pepper
+from tumbler_server.secrets.secret import DEFAULT_COST, Hasher, Sealed
 from tumbler_server.store.models import ApiKeyRow
 
 PROJECT = "acme"

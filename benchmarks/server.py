@@ -21,7 +21,7 @@ from prometheus_client import REGISTRY
 
 from tumbler_server import logs
 from tumbler_server.config import Config, Installation
-from tumbler_server.events.board import Board
+from tumbler_server.freshness.board import Board
 from tumbler_server.rpc.accepting import MANY
 from tumbler_server.rpc.exchange import Handler
 from tumbler_server.server import build_server

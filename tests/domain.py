@@ -6,23 +6,23 @@ from typing import Any
 from tests.harness import CHEAP, FrozenClock
 from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.tail import MAX_STALENESS, Tail
-from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.claims import Claims
-from tumbler_server.keys.first_use import FirstUses
+from tumbler_server.freshness.tail import MAX_STALENESS, Tail
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.listing import Listing
-from tumbler_server.keys.pepper import Pepper, vault
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.rotation import Rotation, Rotations
-from tumbler_server.keys.secret import Hasher
-from tumbler_server.keys.tokens import open_tokens
-from tumbler_server.keys.usage import Usage
-from tumbler_server.keys.verifier import Verifier
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.pepper import Pepper, vault
+from tumbler_server.secrets.secret import Hasher
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
+from tumbler_server.verify.cache import ProofCache
+from tumbler_server.verify.first_use import FirstUses
+from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.usage import Usage
+from tumbler_server.verify.verifier import Verifier
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, Refused, Resolver, Rules
 
@@ -69,12 +69,12 @@ class Domain:
         self.clock = clock
         self.hasher = Hasher(CHEAP, peppers)
         cache = self.cache = ProofCache(1_000)
-        self.uptime = FrozenClock(0)
-        self.tail = Tail(store, cache, uptime=self.uptime)
+        self.monotonic = FrozenClock(0)
+        self.tail = Tail(store, cache, monotonic=self.monotonic)
         self.claims = Claims(peppers)
         self.looked_up: list[str] = []
         """Names that were looked up. None has an address."""
-        judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.uptime)
+        judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.monotonic)
         self.endpoints = Endpoints(vault(peppers), judge, max_webhook_urls)
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
@@ -106,7 +106,7 @@ class Domain:
 
     def let_lapse(self) -> None:
         """Let enough time pass that an unconfirmed position in the log is stale."""
-        self.uptime.advance(MAX_STALENESS + 1)
+        self.monotonic.advance(MAX_STALENESS + 1)
 
     def close(self) -> None:
         """Stop the threads. The store stays open."""

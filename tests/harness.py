@@ -21,12 +21,12 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
-from tumbler_server.events import timekeeping
 from tumbler_server.keys import evidence
 from tumbler_server.rpc.engine import Engine
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.serving import Details
-from tumbler_server.scheduler import build_scheduler
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.scheduler.scheduler import build_scheduler
 from tumbler_server.server import SERVICE, build_core
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import EventRow
@@ -214,7 +214,7 @@ class World:
 
     def __init__(self, database_url: str, data_dir: Path, clock: FrozenClock, **settings: Any) -> None:
         self.clock = clock
-        self.uptime = FrozenClock(0)
+        self.monotonic = FrozenClock(0)
         self.peer = "ipv4:127.0.0.1:40000"
         self.installation = Installation(data_dir, database_url)
         self.config = Config(self.installation, bcrypt_cost=CHEAP, **settings)
@@ -223,9 +223,9 @@ class World:
 
     def open(self) -> None:
         """Wire the service. Its look-ups find no addresses."""
-        self.core = build_core(self.config, self.clock, uptime=self.uptime, look_up=lambda _: [])
+        self.core = build_core(self.config, self.clock, monotonic=self.monotonic, look_up=lambda _: [])
         self.scheduler = build_scheduler(
-            self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: []
+            self.config, f"test/{next(_NAMES)}", self.clock, self.monotonic, look_up=lambda _: []
         )
         on_loop(self._start())
 
@@ -240,7 +240,7 @@ class World:
 
     def let_lapse(self) -> None:
         """Let enough time pass that an unconfirmed position in the log is stale."""
-        self.uptime.advance(self.config.max_staleness + 1)
+        self.monotonic.advance(self.config.max_staleness + 1)
 
     def close(self) -> None:
         """Stop the service. Its database stays."""

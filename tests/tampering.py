@@ -18,11 +18,12 @@ import peewee
 
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.events.retention import Retention
-from tumbler_server.keys import audit, evidence
+from tumbler_server.keys import evidence
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import MODELS, DeliveryRow, EventRow, ServerRow
 

@@ -17,8 +17,8 @@ from tumbler_server.clock import DAY, HOUR, NEVER, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.keys.listing import Query, filter_fingerprint
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.limits import LIST_SKIP
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 

@@ -10,12 +10,12 @@ import rich.console
 import rich.progress
 import typer
 
+from tumbler_server.audit import audit, copies
+from tumbler_server.audit.audit import Audit
+from tumbler_server.audit.copies import STRANGE, Comparison
 from tumbler_server.clock import HOUR, rfc3339, system_clock
 from tumbler_server.config import Installation, Json, parse_span, takes_settings
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable, explain
-from tumbler_server.keys import audit, copies
-from tumbler_server.keys.audit import Audit
-from tumbler_server.keys.copies import STRANGE, Comparison
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 

@@ -23,9 +23,9 @@ def system_clock() -> int:
     return time.time_ns() // 1000
 
 
-def uptime() -> int:
+def monotonic() -> int:
     """Return microseconds on a monotonic clock, which includes the machine's sleep if the system supports that."""
-    return time.clock_gettime_ns(_STEADY) // 1000
+    return time.clock_gettime_ns(_MONOTONIC) // 1000
 
 
 def rfc3339(instant: int) -> str:
@@ -34,4 +34,4 @@ def rfc3339(instant: int) -> str:
     return moment.replace(microsecond=instant % SECOND).isoformat().replace("+00:00", "Z")
 
 
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

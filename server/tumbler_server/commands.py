@@ -18,15 +18,15 @@ import typer
 
 from tumbler_server import auditing, founding, logs, worker
 from tumbler_server import doctor as diagnosis
+from tumbler_server.audit import recording
 from tumbler_server.clock import rfc3339, system_clock
 from tumbler_server.config import Config, Installation, Json, takes_settings
 from tumbler_server.errors import InvalidFields, SetupError, StoreUnavailable, explain
-from tumbler_server.events import timekeeping
-from tumbler_server.events.board import Board
+from tumbler_server.freshness.board import Board
 from tumbler_server.handover import Handover
-from tumbler_server.keys import pepper as pepper_file
-from tumbler_server.keys import recording
 from tumbler_server.processes import ENDING, Ending
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.secrets import pepper as pepper_file
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 from tumbler_server.store.failures import describe

@@ -20,12 +20,12 @@ from tumbler import decide, keyformat
 from tumbler_server import limits
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
-from tumbler_server.events import lease
-from tumbler_server.events.tail import MAX_STALENESS
-from tumbler_server.keys import pepper
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.limits import WEBHOOK_URLS
+from tumbler_server.secrets import pepper
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+from tumbler_server.store import lease
 from tumbler_server.store.database import TIMEOUT
 from tumbler_server.webhooks.targets import Rules
 

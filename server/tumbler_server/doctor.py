@@ -11,12 +11,14 @@ import apsw
 import peewee
 
 from tumbler_server import founding
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR, MINUTE, NEVER, SECOND, rfc3339, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable
-from tumbler_server.events import timekeeping
-from tumbler_server.keys import audit, operators, roster
+from tumbler_server.keys import operators
 from tumbler_server.limits import MIB
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.secrets import roster
 from tumbler_server.store import migrations
 from tumbler_server.store.database import SQLITE, Store, Transaction, open_store, sqlite_path
 from tumbler_server.store.failures import describe

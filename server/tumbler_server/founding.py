@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from tumbler_server.clock import MINUTE, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
-from tumbler_server.keys import operators, pepper
+from tumbler_server.keys import operators
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.operators import Seated
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.secret import Hasher
+from tumbler_server.secrets import pepper
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.secret import Hasher
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, Transaction, open_store
 

@@ -17,32 +17,20 @@ import structlog
 
 from tumbler.v1 import api_key_service_pb2
 from tumbler_server import limits, shares
-from tumbler_server.clock import SECOND, Clock, system_clock, uptime
+from tumbler_server.clock import SECOND, Clock, monotonic, system_clock
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError
-from tumbler_server.events.board import Board
-from tumbler_server.events.follow import Following
-from tumbler_server.events.glance import Glance
 from tumbler_server.events.retention import Retention
-from tumbler_server.events.tail import Tail
-from tumbler_server.events.timekeeping import Timekeeper
-from tumbler_server.events.watch import Hub
-from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.claims import Claims
+from tumbler_server.freshness.board import Board
+from tumbler_server.freshness.follow import Following
+from tumbler_server.freshness.glance import Glance
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys.deliveries import Deliveries
-from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
-from tumbler_server.keys.pepper import vault
-from tumbler_server.keys.resealer import Resealer
-from tumbler_server.keys.roster import Roster
 from tumbler_server.keys.rotation import Rotations
-from tumbler_server.keys.secret import Hasher
-from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.usage import LAST, Usage
-from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, health, reflecting
 from tumbler_server.rpc.accepting import Accepting, Service
 from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
@@ -61,8 +49,20 @@ from tumbler_server.rpc.spreading import Turns
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.vitals import Vitals
 from tumbler_server.rpc.watch import Watching
+from tumbler_server.scheduler.timekeeping import Timekeeper
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.pepper import vault
+from tumbler_server.secrets.roster import Roster
+from tumbler_server.secrets.secret import Hasher
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
+from tumbler_server.streams.watch import Hub
+from tumbler_server.verify.cache import ProofCache
+from tumbler_server.verify.first_use import FirstUses
+from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.usage import LAST, Usage
+from tumbler_server.verify.verifier import Verifier
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 
@@ -171,7 +171,7 @@ def build_core(
     config: Config,
     clock: Clock = system_clock,
     board: Board | None = None,
-    uptime: Clock = uptime,
+    monotonic: Clock = monotonic,
     look_up: LookUp | None = None,
 ) -> Core:
     """Wire the domain. ``board`` is the one that the server's workers share, if there are several.
@@ -187,10 +187,10 @@ def build_core(
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)
-    tail = Tail(store, cache, config.max_staleness, board, uptime)
+    tail = Tail(store, cache, config.max_staleness, board, monotonic)
     tokens = open_tokens(store)
     resealer = Resealer(store, hasher, clock)
-    timekeeper = Timekeeper(store, clock, uptime)
+    timekeeper = Timekeeper(store, clock, monotonic)
     usage = Usage(store, translate=timekeeper.translate)
     claims = Claims(peppers)
     resolver = Resolver(look_up)
@@ -217,13 +217,13 @@ def build_core(
     streams = ThreadPoolExecutor(STREAM_READERS, thread_name_prefix="streams")
     glance = Glance(tail, looking)
     hotpath = HotPath(verifier, glance, reads, proofs)
-    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime, streams)
+    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, monotonic, streams)
     watching = Watching(hub, lifecycle, tokens, clock)
     shedding = Shedding()
     engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, timekeeper.now, config.event_retention)
-    roster = Roster(store, [pepper.id for pepper in peppers], clock, uptime)
+    roster = Roster(store, [pepper.id for pepper in peppers], clock, monotonic)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
     return Core(
         store,

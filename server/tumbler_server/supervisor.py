@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from tumbler_server import metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import CannotListen, SetupError
-from tumbler_server.events.board import board_file
+from tumbler_server.freshness.board import board_file
 from tumbler_server.processes import ENDING, LOST, READY, Ending, Patience, Process, explain_end
 from tumbler_server.worker import Job
 

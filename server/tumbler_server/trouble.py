@@ -21,10 +21,10 @@ _log = structlog.get_logger(__name__)
 class Trouble:
     """Something that fails again and again. Safe for use by many threads."""
 
-    def __init__(self, what: str, uptime: Clock = clock.uptime) -> None:
+    def __init__(self, what: str, monotonic: Clock = clock.monotonic) -> None:
         """Name the trouble for the log: a sentence without its full stop, such as "the database cannot be used"."""
         self._what = what
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._since: int | None = None
         self._latest = 0
@@ -38,7 +38,7 @@ class Trouble:
 
     def met(self, **details: Any) -> None:
         """Note a failure. ``details`` say why, and what to do."""
-        now = self._uptime()
+        now = self._monotonic()
         with self._lock:
             self._latest = now
             self._failures += 1
@@ -59,7 +59,7 @@ class Trouble:
         if self._since is None:
             return
         with self._lock:
-            if self._since is None or self._uptime() - self._latest < QUIET:
+            if self._since is None or self._monotonic() - self._latest < QUIET:
                 return
             lasted, failures = self._latest - self._since, self._failures
             self._since, self._failures = None, 0

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from tumbler_server import logs, metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import InstallationLost, SetupError, StoreUnavailable, explain
-from tumbler_server.events.board import Board
+from tumbler_server.freshness.board import Board
 from tumbler_server.processes import ENDING, LOST, READY, Keeper, Process, kept, take_up, wait_for_parent
 
 
@@ -73,7 +73,7 @@ def _scheduler(
     # All schedulers of this server have one name. A new one can take the lease of the last at once, because we have
     # seen that one end.
     holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-    return kept("scheduler", lambda: Process("tumbler_server.scheduler", (config, holder), environment()))
+    return kept("scheduler", lambda: Process("tumbler_server.scheduler.scheduler", (config, holder), environment()))
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from tests.harness import CHEAP, Refused
 from tumbler.v1 import api_key_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+from tumbler_server.audit import audit
 from tumbler_server.config import Installation
-from tumbler_server.keys import audit
 from tumbler_server.store.database import Transaction, open_store
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import pytest
 from tests.e2e.service import Service, eventually
 from tests.e2e.test_commands import doctor
 from tests.e2e.test_workers import logged
-from tumbler_server.keys import pepper
+from tumbler_server.secrets import pepper
 
 DIFFERENT = "servers of this installation have different peppers: give all the same pepper file, and restart them"
 FOREIGN = "keys are signed with peppers that this server does not have: each costs bcrypt when first seen"

@@ -13,7 +13,7 @@ from tests.e2e.service import PATIENCE, Service, eventually, plain_environment
 from tests.harness import Refused
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.keys import pepper
+from tumbler_server.secrets import pepper
 
 COMMAND = "tumbler-server operator-key"
 

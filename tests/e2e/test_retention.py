@@ -6,9 +6,10 @@ import time
 from tests.e2e.service import Service, eventually
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, system_clock
-from tumbler_server.events import log, timekeeping
+from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys import evidence
+from tumbler_server.scheduler import timekeeping
 from tumbler_server.store.database import Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
 

@@ -20,7 +20,7 @@ from tests.rotations.receiver import Posted, Receiver
 from tests.webhooks.receiver import OPTIONS
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.keys import pepper
+from tumbler_server.secrets import pepper
 
 
 def everything_at_rest(service: Service) -> bytes:

@@ -32,10 +32,10 @@ from tumbler_server import calls
 from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import CallerGone, StoreUnavailable
-from tumbler_server.keys.verifier import Question
 from tumbler_server.store.bound import GRACE
 from tumbler_server.store.database import READS_SHARE, Store, Transaction, open_store
 from tumbler_server.store.models import LogHeadRow
+from tumbler_server.verify.verifier import Question
 
 TIMEOUT = 1.5
 """The timeout of a write here, in seconds."""

@@ -15,18 +15,18 @@ from playhouse.cockroachdb import CockroachDatabase
 from tests.domain import OPERATOR, Domain, answers, new_store
 from tests.harness import FrozenClock
 from tumbler.decide import Code
+from tumbler_server.audit import audit
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import KeyIsSuperseded, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.keys import audit
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
-from tumbler_server.keys.requests import RequestId
-from tumbler_server.keys.verifier import Question
 from tumbler_server.store import migrations, postgresql
 from tumbler_server.store.database import ATTEMPTS, COCKROACHDB, POSTGRESQL, Store, Transaction, open_store
 from tumbler_server.store.models import LogHeadRow
 from tumbler_server.store.postgresql import CockroachDatabaseLent, Postgresql, PostgresqlDatabase
+from tumbler_server.verify.verifier import Question
 
 SERIALIZATION = psycopg.errors.SerializationFailure
 DEADLOCK = psycopg.errors.DeadlockDetected

@@ -10,11 +10,11 @@ from tumbler_server.clock import HOUR, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
-from tumbler_server.keys.secret import Hasher
+from tumbler_server.secrets.secret import Hasher
+from tumbler_server.secrets.vault import Vault
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, Resolver, Rules
-from tumbler_server.webhooks.vault import Vault
 
 T = TypeVar("T")
 

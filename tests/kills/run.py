@@ -21,7 +21,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import NEVER
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store.database import Store, open_store
 
 LONGEST_AUDIT = 600.0

@@ -13,13 +13,13 @@ from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock, forged, on_loop
 from tumbler.decide import Demand
 from tumbler_server.clock import HOUR, MINUTE
-from tumbler_server.events.glance import Glance
-from tumbler_server.keys.verifier import Question, View
+from tumbler_server.freshness.glance import Glance
 from tumbler_server.rpc.engine import lane_limits
 from tumbler_server.rpc.gathering import Gathering
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.store.database import open_store
+from tumbler_server.verify.verifier import Question, View
 
 demands = st.builds(
     Demand,

@@ -13,15 +13,15 @@ from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tumbler import keyformat
 from tumbler.decide import Demand
+from tumbler_server.audit import audit
 from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.errors import InvalidFields, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
 from tumbler_server.events import log
-from tumbler_server.keys import audit
-from tumbler_server.keys.first_use import LINE
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import OldKeyEnds
-from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import Store, open_store
+from tumbler_server.verify.first_use import LINE
+from tumbler_server.verify.verifier import Question
 
 SCOPES = ("orders:read", "orders:*", "users:read", "*", "tumbler:keys:read")
 REQUIRED = ((), ("orders:read",), ("users:read", "orders:read"), ("tumbler:keys:read",))

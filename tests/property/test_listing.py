@@ -14,7 +14,7 @@ from tumbler_server.clock import NEVER
 from tumbler_server.keys import finder, record
 from tumbler_server.keys.listing import Listing, Query
 from tumbler_server.keys.record import Key, State
-from tumbler_server.keys.tokens import Tokens
+from tumbler_server.secrets.tokens import Tokens
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 

@@ -11,13 +11,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR, NEVER
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
 from tumbler_server.events import log
-from tumbler_server.events.lease import Lease
-from tumbler_server.keys import audit, record, schedule
-from tumbler_server.keys.alarms import Alarms
+from tumbler_server.keys import record, schedule
 from tumbler_server.keys.lifecycle import Draft, Edit
+from tumbler_server.scheduler.alarms import Alarms
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow
 
 intervals = st.none() | st.sampled_from([HOUR, 12 * HOUR, 3 * DAY])

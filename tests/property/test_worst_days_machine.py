@@ -34,14 +34,15 @@ from tests.property.test_lifecycle_machine import (
 )
 from tests.tampering import Rows, put_back, rows
 from tumbler.decide import Demand
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, MINUTE
 from tumbler_server.errors import StoreUnavailable, TumblerError
-from tumbler_server.events import log, timekeeping
+from tumbler_server.events import log
 from tumbler_server.events.retention import Retention
-from tumbler_server.events.timekeeping import Timekeeper
-from tumbler_server.keys import audit
-from tumbler_server.keys.verifier import Question
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.scheduler.timekeeping import Timekeeper
 from tumbler_server.store.database import Store, Transaction, open_store
+from tumbler_server.verify.verifier import Question
 
 SECONDS_PER_LINE = 60
 
@@ -118,7 +119,7 @@ class WorstDays(Lines):
         self.clock.advance(leap)
         store = self.servers[server].store
         before = log.head(store), log.anchor(store)
-        believed = Timekeeper(store, self.clock, self.servers[server].uptime).now
+        believed = Timekeeper(store, self.clock, self.servers[server].monotonic).now
         assert Retention(store, believed, 400 * DAY).remove() == 0
         assert (log.head(store), log.anchor(store)) == before
         self.clock.advance(-leap)

@@ -42,8 +42,9 @@ from tests.rotations.receiver import Posted, Receiver
 from tumbler import keyformat
 from tumbler_server.clock import DAY, SECOND, system_clock
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import record, schedule, secret
+from tumbler_server.keys import record, schedule
 from tumbler_server.keys.record import Key
+from tumbler_server.secrets import secret
 from tumbler_server.store.database import POSTGRESQL, Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, LeaseRow
 from tumbler_server.webhooks.deliveries import State

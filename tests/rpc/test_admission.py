@@ -26,12 +26,12 @@ from tumbler_server.config import Config, Installation
 from tumbler_server.errors import SetupError
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.listing import Listing
-from tumbler_server.keys.secret import generate
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, engine, exchange
 from tumbler_server.rpc.serving import Details
+from tumbler_server.secrets.secret import generate
 from tumbler_server.server import SERVICE, build_server
+from tumbler_server.verify.verifier import Verifier
 
 METHODS = [*POLICY, "ClaimRotation"]
 

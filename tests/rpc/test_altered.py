@@ -6,9 +6,10 @@ from tests.harness import CHEAP, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import metrics
+from tumbler_server.audit import audit
 from tumbler_server.clock import NEVER
-from tumbler_server.keys import audit, evidence
-from tumbler_server.keys.secret import Hasher
+from tumbler_server.keys import evidence
+from tumbler_server.secrets.secret import Hasher
 from tumbler_server.store.models import ApiKeyRow, EventRow
 
 

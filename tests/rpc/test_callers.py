@@ -11,8 +11,8 @@ from tumbler.keyformat import parse
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR
 from tumbler_server.errors import SetupError
-from tumbler_server.keys.secret import generate
 from tumbler_server.rpc import auth
+from tumbler_server.secrets.secret import generate
 from tumbler_server.server import SERVICE
 
 POLICY = {

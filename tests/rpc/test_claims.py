@@ -9,10 +9,11 @@ import pytest
 from tests.harness import Refused, World, at, lasting
 from tests.webhooks.receiver import Receiver
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR, SECOND
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import audit, pepper
 from tumbler_server.keys.ledger import Ledger
+from tumbler_server.secrets import pepper
 
 
 def due(world: World, receiver: Receiver, **fields: object) -> tuple[pb.CreateResponse, str]:

@@ -6,10 +6,11 @@ import pytest
 
 from tests.harness import World, at, lasting
 from tests.webhooks.receiver import Receiver
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR
-from tumbler_server.events import log, timekeeping
+from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import audit
+from tumbler_server.scheduler import timekeeping
 
 AHEAD, BEHIND = 500 * DAY, -365 * DAY
 
@@ -30,7 +31,7 @@ def everything(world: World) -> dict[str, list[tuple[Any, ...]]]:
 def pass_by(world: World) -> None:
     """Let two hours pass, with all periodic work."""
     for _ in range(2):
-        world.uptime.advance(HOUR)
+        world.monotonic.advance(HOUR)
         world.clock.advance(HOUR)
         while world.scheduler.acting.turn():
             world.scheduler.dispatch.drain()

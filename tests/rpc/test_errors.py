@@ -20,20 +20,20 @@ from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors, logs
-from tumbler_server.events.watch import Hub
-from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import counting, status
 from tumbler_server.rpc.exchange import Exchange
 from tumbler_server.rpc.presence import Presence
+from tumbler_server.secrets.claims import Claims
 from tumbler_server.server import SERVICE
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.streams.watch import Hub
+from tumbler_server.verify.verifier import Verifier
 
 PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/error_reason.proto"
 

@@ -10,11 +10,13 @@ from tests.rpc.test_claims import claim, due
 from tests.rpc.test_first_use import rotated, use
 from tests.webhooks.receiver import Receiver
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.audit import recording
 from tumbler_server.clock import DAY
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import differences, pepper, recording
+from tumbler_server.keys import differences
 from tumbler_server.rpc import wire
+from tumbler_server.secrets import pepper
 from tumbler_server.store.models import EventRow
 
 PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/event.proto"

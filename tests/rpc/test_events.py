@@ -11,8 +11,8 @@ from tests.harness import World, at, forged, lasting
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR
-from tumbler_server.keys import audit
 from tumbler_server.store.models import MODELS, EventRow
 
 

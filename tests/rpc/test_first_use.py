@@ -13,11 +13,12 @@ from tests.rpc.test_claims import claim, due
 from tests.webhooks.receiver import Receiver
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import audit, first_use
 from tumbler_server.store.database import Store
+from tumbler_server.verify import first_use
 
 WEEK = 7 * DAY
 

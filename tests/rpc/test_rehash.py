@@ -12,10 +12,10 @@ from tests.domain import PATIENCE
 from tests.harness import CHEAP, Refused, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.audit import audit
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import audit, pepper
-from tumbler_server.keys.record import Sealed
-from tumbler_server.keys.secret import Hasher
+from tumbler_server.secrets import pepper
+from tumbler_server.secrets.secret import Hasher, Sealed
 from tumbler_server.shares import PROOFS_OF_A_KEY
 from tumbler_server.store.models import ApiKeyRow
 

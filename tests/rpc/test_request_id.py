@@ -11,7 +11,7 @@ from tests.harness import Refused, World, at, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.secret import Hasher
+from tumbler_server.secrets.secret import Hasher
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 
 from tests.harness import World, at, lasting
 from tumbler.v1 import api_key_pb2
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import audit
 
 DUE, OVERDUE, EXPIRING = EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE, EventType.EXPIRING
 WEEKLY = {"interval": lasting(7 * DAY)}

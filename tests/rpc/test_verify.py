@@ -11,7 +11,7 @@ from tests.harness import World, at, forged, lasting
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, MINUTE
-from tumbler_server.keys.secret import generate
+from tumbler_server.secrets.secret import generate
 
 EVERYTHING: dict[str, Any] = {
     "environment_id": "live",

@@ -93,9 +93,9 @@ class TestStaleIfError:
         created = world.create()
         world.verify(created.key)
         away()
-        world.uptime.advance(2 * SECOND + MINUTE)
+        world.monotonic.advance(2 * SECOND + MINUTE)
         assert world.verdict(created.key) == "VALID"
-        world.uptime.advance(1)
+        world.monotonic.advance(1)
         assert unavailable(world, created.key)
 
     def test_nobody_new(self, world: World, away: Callable[[], None]) -> None:

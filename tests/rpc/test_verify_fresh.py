@@ -9,7 +9,7 @@ import pytest
 from tests.harness import FrozenClock, World, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.secrets.tokens import open_tokens
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from tumbler_server.clock import DAY, SECOND
 from tumbler_server.errors import ReaderTooSlow, ScopeMissing, ServerStopping, Unauthenticated
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.events.tail import MAX_STALENESS
-from tumbler_server.events.watch import PATIENCE, Hub
+from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.rpc.watch import Wanted, Watching
+from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.streams.watch import PATIENCE, Hub
 
 VERIFY = ("tumbler:keys:verify",)
 WAIT = 30.0
@@ -48,7 +48,7 @@ class Serving:
         self.writing = 0
         self._caller = caller
         self._threads = ThreadPoolExecutor(2)
-        self.hub = Hub(domain.store, domain.tail, domain.clock, 100, MAX_STALENESS, domain.uptime, self._threads)
+        self.hub = Hub(domain.store, domain.tail, domain.clock, 100, MAX_STALENESS, domain.monotonic, self._threads)
         self._watching = Watching(self.hub, domain.lifecycle, open_tokens(domain.store), domain.clock)
 
     async def __aenter__(self) -> "Serving":
@@ -182,7 +182,7 @@ async def test_the_callers_key_expires(domain: Domain, serving: Serving, caller:
     update(domain, caller, expire_time=domain.clock() + DAY)
     assert len((await stream.read()).events) == 1
     domain.clock.advance(DAY)
-    domain.uptime.advance(SECOND)
+    domain.monotonic.advance(SECOND)
     domain.tail.catch_up()
     await eventually(lambda: serving.ended)
     assert type(serving.ended[0]) is Unauthenticated
@@ -200,7 +200,7 @@ async def test_who_does_not_read(domain: Domain, serving: Serving, caller: Key) 
         told += [event.revision for event in (await other.read()).events]
     assert told == list(range(2, 62))
     await eventually(lambda: serving.writing == 1)
-    domain.uptime.advance(PATIENCE + 1)
+    domain.monotonic.advance(PATIENCE + 1)
     await eventually(lambda: serving.ended)
     assert ([type(failure) for failure in serving.ended], len(serving.hub)) == ([ReaderTooSlow], 1)
 

@@ -17,8 +17,9 @@ from tests.webhooks.receiver import Receiver, Sent
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server import doctor
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.keys import audit, pepper
+from tumbler_server.secrets import pepper
 from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks import upkeep
 from tumbler_server.webhooks.dispatch import LANES
@@ -419,7 +420,7 @@ class TestAttempts:
         mailing.revoke(created.api_key.id)
         mailing.turn()
         mailing.clock.advance(401 * DAY)
-        mailing.uptime.advance(2 * HOUR)
+        mailing.monotonic.advance(2 * HOUR)
         mailing.create()
         mailing.turn()
         assert deliveries(mailing) == []
@@ -475,7 +476,7 @@ class TestLimit:
     def later(self, world: World) -> None:
         """Advance the clocks by a day, and take a turn."""
         world.clock.advance(DAY)
-        world.uptime.advance(HOUR)
+        world.monotonic.advance(HOUR)
         world.turn()
 
     def revoke_all(self, world: World) -> None:

@@ -11,10 +11,11 @@ import pytest
 from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tests.tampering import UNSEEN, Place, live, places, tamper
+from tumbler_server.audit import audit, recording
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.events import log
 from tumbler_server.events.retention import Retention
-from tumbler_server.keys import audit, evidence, recording
+from tumbler_server.keys import evidence
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import SQLITE, Store, Transaction
 from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow, LogHeadRow

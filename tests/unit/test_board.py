@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.service import together
-from tumbler_server.events.board import Board, board_file
+from tumbler_server.freshness.board import Board, board_file
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ def test_another_process(file: int) -> None:
     board = Board(file, 0)
     board.post(1)
     program = (
-        f"from tumbler_server.events.board import Board; b = Board({file}, 1); assert b.newest() == 1; b.post(12_345)"
+        "from tumbler_server.freshness.board import Board;"
+        f" b = Board({file}, 1); assert b.newest() == 1; b.post(12_345)"
     )
     subprocess.run([sys.executable, "-c", program], pass_fds=[file], check=True)
     assert board.newest() == 12_345

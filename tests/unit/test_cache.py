@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from tumbler_server.keys.cache import Entry, ProofCache
 from tumbler_server.keys.record import Key
+from tumbler_server.verify.cache import Entry, ProofCache
 
 
 def key(number: int) -> Key:

@@ -24,7 +24,7 @@ from tumbler_server.config import (
     takes_settings,
 )
 from tumbler_server.errors import SetupError
-from tumbler_server.keys import pepper
+from tumbler_server.secrets import pepper
 from tumbler_server.store.database import open_store
 
 

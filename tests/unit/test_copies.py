@@ -6,12 +6,13 @@ import pytest
 
 from tests.domain import Domain
 from tests.harness import FrozenClock
+from tumbler_server.audit import audit, copies
+from tumbler_server.audit.audit import Audit
+from tumbler_server.audit.copies import Comparison
 from tumbler_server.clock import DAY, rfc3339
 from tumbler_server.events import kept, log
 from tumbler_server.events.retention import Retention
-from tumbler_server.keys import audit, copies, evidence
-from tumbler_server.keys.audit import Audit
-from tumbler_server.keys.copies import Comparison
+from tumbler_server.keys import evidence
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow, ProjectRow
 

@@ -11,9 +11,9 @@ from google.protobuf.message_factory import GetMessageClass
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.errors import InvalidFields
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.tokens import Tokens
 from tumbler_server.limits import ENTRIES, LENGTHS
 from tumbler_server.rpc import counting, reading
+from tumbler_server.secrets.tokens import Tokens
 
 REQUESTS = [method.input_type for method in pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods]
 CALLER = Key(id="0" * 16, project_id="tumbler")

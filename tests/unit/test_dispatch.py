@@ -12,10 +12,10 @@ import pytest
 from tests.domain import Domain
 from tests.harness import FrozenClock
 from tests.webhooks.backlog import pile_up
+from tumbler_server.audit import audit
 from tumbler_server.clock import MINUTE
-from tumbler_server.events.lease import Lease
-from tumbler_server.keys import audit
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import DeliveryRow
 from tumbler_server.webhooks import dispatch
 from tumbler_server.webhooks.deliveries import State
@@ -37,7 +37,7 @@ class Mail:
         self.clock = domain.clock
         self._domain = domain
         self._over = threading.Event()
-        self._lease = Lease(domain.store, "test", uptime=FrozenClock(0))
+        self._lease = Lease(domain.store, "test", monotonic=FrozenClock(0))
         self._lease.keep()
         self._dispatch = Dispatch(
             domain.store, domain.endpoints, self._post, domain.claims.token, domain.clock, domain.clock, senders

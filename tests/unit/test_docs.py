@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.unit.test_imports import LADDER
 from tumbler.decide import Code
 from tumbler.keyformat import PATTERN
 from tumbler_server import commands, limits, shares
@@ -19,6 +20,7 @@ from tumbler_server.rpc.status import STATUSES
 from tumbler_server.shares import CROWDS, CrowdLimit
 
 ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "server" / "tumbler_server"
 
 
 def _settings() -> dict[str, Any]:
@@ -178,6 +180,28 @@ def test_the_commands_of_the_contract_are_those_there_are() -> None:
 def test_the_pattern_of_the_contract_is_the_one_that_finds_keys() -> None:
     """docs/contract.md has the pattern for secret scanners."""
     assert f"\n{PATTERN.pattern}\n" in (ROOT / "docs" / "contract.md").read_text()
+
+
+def _rooms() -> str:
+    _, _, section = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Rooms\n")
+    return section.partition("\n## ")[0]
+
+
+def test_the_ladder_of_the_page_is_the_one_that_is_enforced() -> None:
+    """docs/architecture.md has the rooms in the order in which they may import each other."""
+    ladder = _rooms().split("```")[1]
+    assert tuple(ladder.replace("←", " ").split()) == LADDER[: LADDER.index("__main__")]
+
+
+def test_the_rooms_of_the_page_have_the_modules_that_are_there() -> None:
+    """docs/architecture.md has each module of each room once."""
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", _rooms().partition("\n| package |")[0], re.MULTILINE)[1:]
+    told = []
+    for room, modules in rows:
+        folder = re.findall(r"^`(\w+/)`$", room)
+        told += [f"{''.join(folder)}{name}" for name in re.findall(r"`(\w+)`", modules if folder else room + modules)]
+    made = {str(path.relative_to(SERVER).with_suffix("")) for path in SERVER.rglob("*.py") if path.stem[:2] != "__"}
+    assert sorted(told) == sorted({re.sub("/m[0-9].*", "", name) for name in made} | {"store/migrations"})
 
 
 def _tracked(*patterns: str) -> list[Path]:

@@ -10,7 +10,7 @@ from tests.harness import CHEAP
 from tumbler_server import doctor, founding
 from tumbler_server.clock import DAY, NEVER, rfc3339, system_clock
 from tumbler_server.config import Installation
-from tumbler_server.keys import pepper
+from tumbler_server.secrets import pepper
 from tumbler_server.store.database import open_store
 
 ANOTHER = "tumbler-server operator-key --output FILE"

@@ -10,11 +10,11 @@ from tests.harness import FrozenClock
 from tumbler_server import limits
 from tumbler_server.clock import DAY
 from tumbler_server.events import log
-from tumbler_server.events.feed import Feed, Notice
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.ring import Ring
 from tumbler_server.store.database import Store, Transaction, open_store
+from tumbler_server.streams.feed import Feed, Notice
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ class TestBoth:
 
     def test_not_too_many(self, domain: Domain, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
         """More events than fit in a notice come in several, without a gap, each with its own cursor."""
-        monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 5)
+        monkeypatch.setattr("tumbler_server.streams.feed.MOST_EVENTS", 5)
         record(domain, 5, "globex")
         record(domain, 11, "acme")
         record(domain, 1, "globex")

@@ -13,10 +13,10 @@ from tests.harness import FrozenClock
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.ledger import Changed, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
-from tumbler_server.keys.verifier import Question
+from tumbler_server.verify.first_use import FirstUses
+from tumbler_server.verify.verifier import Question
 
 PATIENCE = 30.0
 

@@ -11,8 +11,8 @@ from tumbler_server import founding
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.handover import Handover
-from tumbler_server.keys import pepper
 from tumbler_server.keys.ledger import Ledger
+from tumbler_server.secrets import pepper
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.postgresql import Postgresql

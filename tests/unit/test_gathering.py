@@ -9,9 +9,9 @@ import pytest
 from tests.unit.test_lanes import PATIENCE, soon, turns
 from tumbler_server.errors import Overloaded, StoreUnavailable
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Unknown
 from tumbler_server.rpc.gathering import MOST, Found, Gathering
 from tumbler_server.shares import LaneLimit
+from tumbler_server.verify.verifier import Unknown
 
 
 def asking(name: str) -> Unknown:

@@ -11,8 +11,8 @@ import pytest
 from tests.domain import Domain
 from tests.unit.test_lanes import PATIENCE, soon, turns
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.glance import Glance
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.glance import Glance
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store, open_store
 
 
@@ -44,8 +44,8 @@ class Log:
             raise StoreUnavailable
         return self.head
 
-    def known(self, at_least: int, exactly: bool) -> int | None:
-        return self.position if self.confirmed and not exactly and self.position >= at_least else None
+    def known(self, at_least: int, fully_consistent: bool) -> int | None:
+        return self.position if self.confirmed and not fully_consistent and self.position >= at_least else None
 
     def confirm(self) -> int:
         head, away = self.head, self.away
@@ -194,7 +194,7 @@ class TestCommitsDoNotShow:
             assert glance.now() == 5
             assert glance.now(at_least=5) == 5
             assert glance.now(at_least=6) is None
-            assert glance.now(exactly=True) is None
+            assert glance.now(fully_consistent=True) is None
             log.confirmed = False
             assert glance.now() is None  # not even in the same turn of the loop
             assert log.looks == log.versions == 0

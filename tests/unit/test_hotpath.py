@@ -12,14 +12,14 @@ from tests.unit.test_lanes import PATIENCE, soon, turns
 from tumbler import keyformat
 from tumbler.keyformat import ParsedKey
 from tumbler_server.errors import Overloaded, StoreUnavailable
-from tumbler_server.events.glance import Glance
-from tumbler_server.keys.record import Key, Sealed
-from tumbler_server.keys.secret import generate
-from tumbler_server.keys.verifier import Doubtful, Question, Unknown, Verifier, View
+from tumbler_server.freshness.glance import Glance
+from tumbler_server.keys.record import Key
 from tumbler_server.rpc.gathering import Gathering
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
+from tumbler_server.secrets.secret import Sealed, generate
 from tumbler_server.shares import PROOFS_OF_A_KEY, LaneLimit
+from tumbler_server.verify.verifier import Doubtful, Question, Unknown, Verifier, View
 
 SEALED = cast("Sealed", None)
 PARSED = cast("ParsedKey", None)
@@ -48,8 +48,8 @@ class Prover:
             raise self.failure
         return doubtful.key if doubtful.asked.text.endswith("right") else None
 
-    def last_resort(self, at_least: int, exactly: bool) -> View | None:
-        return None if exactly or at_least else self.stale
+    def last_resort(self, at_least: int, fully_consistent: bool) -> View | None:
+        return None if fully_consistent or at_least else self.stale
 
 
 class Records:
@@ -318,4 +318,4 @@ def test_an_older_view_where_that_is_allowed(at_once: bool) -> None:
     prover.stale = View(7, 5)
     assert asyncio.run(hotpath.view()) == View(7, 5)
     with pytest.raises(StoreUnavailable):
-        asyncio.run(hotpath.view(exactly=True))
+        asyncio.run(hotpath.view(fully_consistent=True))

@@ -11,9 +11,9 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 LADDER = (
-    "errors", "clock", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls", "store",
-    "events", "webhooks", "keys", "rpc", "config",
-    "founding", "handover", "doctor", "auditing", "scheduler", "server", "worker", "supervisor",
+    "errors", "clock", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls",
+    "store", "secrets", "events", "freshness", "streams", "webhooks", "keys", "verify", "rpc", "config",
+    "scheduler", "audit", "founding", "handover", "doctor", "auditing", "server", "worker", "supervisor",
     "commands", "__main__", "__init__",
 )  # fmt: skip
 """Each room may import itself and those before it."""
@@ -24,11 +24,11 @@ KNOWN_TO = {
     "grpc_reflection": ("rpc", "server"),
     "google": ("rpc", "server"),
     "tumbler.v1": ("rpc", "server"),
-    "cryptography": ("webhooks/vault.py", "keys/pepper.py"),
+    "cryptography": ("secrets/vault.py", "secrets/pepper.py"),
     "httpcore": ("webhooks",),
     "standardwebhooks": ("webhooks/endpoints.py",),
-    "bcrypt": ("keys/secret.py",),
-    "peewee": ("store", "events", "webhooks", "keys", "doctor"),
+    "bcrypt": ("secrets/secret.py",),
+    "peewee": ("store", "secrets", "freshness", "webhooks", "keys", "verify", "audit", "doctor"),
     "playhouse": ("store",),
     "apsw": ("store", "doctor"),
     "psycopg": ("store",),

@@ -10,9 +10,9 @@ from tests.domain import new_store
 from tests.harness import FrozenClock
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.acting import Acting
-from tumbler_server.events.lease import SPAN, Lease, LeaseLost
+from tumbler_server.scheduler.acting import Acting
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import SPAN, Lease, LeaseLost
 from tumbler_server.store.models import LeaseRow
 
 
@@ -21,13 +21,13 @@ class Process:
 
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
-        self.uptime = FrozenClock(0)
-        self.lease = Lease(store, name, SPAN, self.uptime)
+        self.monotonic = FrozenClock(0)
+        self.lease = Lease(store, name, SPAN, self.monotonic)
 
     def live(self, seconds: int) -> bool:
         """Let this much time pass in a process that renews its lease every second."""
         for _ in range(seconds):
-            self.uptime.advance(SECOND)
+            self.monotonic.advance(SECOND)
             self.lease.keep()
         return self.lease.held
 
@@ -81,7 +81,7 @@ class TestLease:
 
     def test_no_two(self, one: Process) -> None:
         """A stopped holder gives up the lease before another process can have it."""
-        one.uptime.advance(SPAN * 2 // 3)
+        one.monotonic.advance(SPAN * 2 // 3)
         assert not one.lease.held
 
     def test_replaced_meanwhile(self, one: Process, other: Process) -> None:
@@ -131,8 +131,8 @@ class TestLease:
 
             away.setattr(one.store, "write", fail)
             for _ in range(SPAN // SECOND):
-                one.uptime.advance(SECOND)
-                if one.uptime.now % (3 * SECOND) == 0:
+                one.monotonic.advance(SECOND)
+                if one.monotonic.now % (3 * SECOND) == 0:
                     with pytest.raises(StoreUnavailable):
                         one.lease.keep()
             assert not one.lease.held
@@ -175,7 +175,7 @@ class TestTurn:
     def test_all(self, one: Process) -> None:
         """Each duty runs once per turn, and the turn returns whether one has more to do."""
         done: list[str] = []
-        acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, uptime=one.uptime)
+        acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, monotonic=one.monotonic)
         assert acting.turn()
         assert not acting.turn()
         assert done == ["a", "b"] * 2
@@ -183,13 +183,13 @@ class TestTurn:
     def test_without_the_lease(self, other: Process) -> None:
         """A process without the lease does nothing."""
         done: list[str] = []
-        assert not Acting(other.lease, (Task("a", done),), SPAN, uptime=other.uptime).turn()
+        assert not Acting(other.lease, (Task("a", done),), SPAN, monotonic=other.monotonic).turn()
         assert done == []
 
     def test_lost_in_the_middle(self, one: Process) -> None:
         """Once the lease is lost, no further duty begins."""
         done: list[str] = []
-        acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, uptime=one.uptime)
+        acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, monotonic=one.monotonic)
         assert not acting.turn()
         assert done == ["a"]
 

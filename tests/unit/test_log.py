@@ -12,11 +12,11 @@ import pytest
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tumbler_server import calls
+from tumbler_server.audit import audit
 from tumbler_server.calls import Call
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.events import kept, log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.keys import audit
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow

@@ -19,10 +19,10 @@ import tumbler.v1
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import secret_pb2
 from tumbler_server import logs
-from tumbler_server.keys.claims import Claims
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.secret import generate
 from tumbler_server.logs import REDACTED, redact
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.secret import generate
 
 KEY = generate("acme_live").text
 OTHER = generate("tmb").text

@@ -13,9 +13,10 @@ import pytest
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tests.unit.test_database import file_of
+from tumbler_server.audit import audit
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.keys import audit, record
+from tumbler_server.keys import record
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
 from tumbler_server.store import migrations

@@ -12,11 +12,11 @@ from tests.domain import Domain
 from tests.harness import FrozenClock
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.follow import Following
-from tumbler_server.events.tail import Tail
-from tumbler_server.keys.cache import ProofCache
+from tumbler_server.freshness.follow import Following
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import LogHeadRow
+from tumbler_server.verify.cache import ProofCache
 
 PATIENCE = 10.0
 
@@ -204,7 +204,7 @@ class TestFollowing:
 
     def test_ends_at_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """Closing does not wait, however long the thread would have listened."""
-        monkeypatch.setattr("tumbler_server.events.follow._LISTEN", 2 * PATIENCE)
+        monkeypatch.setattr("tumbler_server.freshness.follow._LISTEN", 2 * PATIENCE)
         store.notifies = store.dialect == "postgresql"
         following = Following(store, Tail(store, ProofCache(10)), 2 * SECOND)
         following.start()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tumbler_server.errors import SetupError
-from tumbler_server.keys import pepper
-from tumbler_server.keys.pepper import Pepper
+from tumbler_server.secrets import pepper
+from tumbler_server.secrets.pepper import Pepper
 
 
 @pytest.fixture

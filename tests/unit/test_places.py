@@ -7,7 +7,7 @@ import pytest
 from tumbler_server import limits
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import Overloaded
-from tumbler_server.events.places import Places
+from tumbler_server.streams.places import Places
 
 
 @dataclass(eq=False)

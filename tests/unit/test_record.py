@@ -9,7 +9,8 @@ import pytest
 from tumbler_server.clock import NEVER, SECOND, rfc3339
 from tumbler_server.events.log import Actor
 from tumbler_server.keys import record
-from tumbler_server.keys.record import Key, Sealed, State
+from tumbler_server.keys.record import Key, State
+from tumbler_server.secrets.secret import Sealed
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 

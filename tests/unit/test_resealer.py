@@ -10,16 +10,16 @@ import structlog
 from tests.domain import PEPPER, Domain
 from tests.harness import CHEAP, FrozenClock
 from tumbler import keyformat
+from tumbler_server.audit import audit
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import audit, record
+from tumbler_server.keys import record
 from tumbler_server.keys.ledger import Issued
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.record import Sealed
-from tumbler_server.keys.resealer import Resealer
-from tumbler_server.keys.secret import Hasher
-from tumbler_server.keys.verifier import Question
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.secret import Hasher, Sealed
 from tumbler_server.store.database import Store
+from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.verifier import Question
 
 NEW = Pepper(b"\x07" * 32)
 

@@ -12,11 +12,11 @@ import structlog
 from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tests.unit.test_log import append, chain_problems, change, run
+from tumbler_server.audit import audit
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log, retention
 from tumbler_server.events.retention import Retention
-from tumbler_server.keys import audit
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow

@@ -8,9 +8,9 @@ import structlog
 
 from tests.domain import PEPPER, Domain
 from tests.harness import FrozenClock
-from tumbler_server.keys import roster
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.roster import GONE, MOST, Roster
+from tumbler_server.secrets import roster
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.roster import GONE, MOST, Roster
 from tumbler_server.store.database import Store
 
 OTHER, THIRD = Pepper(b"\x07" * 32), Pepper(b"\x08" * 32)
@@ -21,11 +21,11 @@ class Place:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.uptime = FrozenClock(0)
+        self.monotonic = FrozenClock(0)
 
     def process(self, *peppers: Pepper) -> Roster:
         """Start a process that knows these peppers."""
-        return Roster(self.store, [pepper.id for pepper in peppers], FrozenClock(), self.uptime)
+        return Roster(self.store, [pepper.id for pepper in peppers], FrozenClock(), self.monotonic)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_who_died_is_forgotten(place: Place, store: Store) -> None:
     for _ in range(4):
         first.look()
         second.look()
-        place.uptime.advance(GONE // 3)
+        place.monotonic.advance(GONE // 3)
     assert set(roster.known(store)) == {first.name, second.name}
     assert roster.differing([PEPPER.id], roster.known(store)) == {}
 

@@ -9,9 +9,8 @@ import pytest
 import tumbler_server
 from tests.harness import CHEAP
 from tumbler import keyformat
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.record import Sealed
-from tumbler_server.keys.secret import CHEAPEST_COST, Hasher, NewKey, generate, same
+from tumbler_server.secrets.pepper import Pepper
+from tumbler_server.secrets.secret import CHEAPEST_COST, Hasher, NewKey, Sealed, generate, same
 
 OLD, NEW, OTHER = (Pepper(bytes([number]) * 32) for number in (1, 2, 3))
 

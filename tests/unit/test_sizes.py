@@ -15,14 +15,14 @@ from tumbler_server.events import log
 from tumbler_server.events.log import Event
 from tumbler_server.events.ring import Ring
 from tumbler_server.keys import deliveries, record
-from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.tokens import Tokens
-from tumbler_server.keys.verifier import Verdict, View
 from tumbler_server.limits import ANSWER_BYTES
 from tumbler_server.rpc import wire
+from tumbler_server.secrets.tokens import Tokens
 from tumbler_server.store.models import DeliveryRow
+from tumbler_server.verify.cache import ProofCache
+from tumbler_server.verify.verifier import Verdict, View
 
 NOW = 1_893_456_000 * SECOND
 TOKENS = Tokens(bytes(32))

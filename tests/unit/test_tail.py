@@ -13,9 +13,9 @@ from tests.harness import FrozenClock
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.events.board import Board
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.board import Board
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import EventRow, LogHeadRow
 
@@ -84,14 +84,14 @@ def flaky(store: Store) -> Flaky:
 
 
 @pytest.fixture
-def uptime() -> FrozenClock:
+def monotonic() -> FrozenClock:
     """Return the clock by which positions age."""
     return FrozenClock(0)
 
 
-def follow(store: Flaky, notes: Notes, uptime: FrozenClock, board: Board | None = None) -> Tail:
+def follow(store: Flaky, notes: Notes, monotonic: FrozenClock, board: Board | None = None) -> Tail:
     """Return a tail on a store that can be away."""
-    return Tail(cast("Store", store), notes, 2 * SECOND, board, uptime)
+    return Tail(cast("Store", store), notes, 2 * SECOND, board, monotonic)
 
 
 def restore(store: Store, revision: int) -> None:
@@ -223,10 +223,10 @@ def test_far_behind(store: Store, notes: Notes, behind: int) -> None:
     assert notes.told[1:] == [{"k"} if behind == 10_000 else None]
 
 
-def test_overtaken(flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+def test_overtaken(flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock) -> None:
     """If another thread has overtaken this one's read, the position does not go back, and no change is lost."""
     flaky.blind = True  # where commits show, one thread reads for all, and none is overtaken
-    tail = follow(flaky, notes, uptime)
+    tail = follow(flaky, notes, monotonic)
     one = other.create().key.id
     ids = [one]
 
@@ -252,19 +252,21 @@ class TestLook:
         flaky.blind = True
 
     @pytest.mark.parametrize("age", [0, SECOND, 2 * SECOND])
-    def test_within_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock, age: int) -> None:
+    def test_within_the_bound(
+        self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock, age: int
+    ) -> None:
         """The database is not read while the position was confirmed within the last 2 s."""
-        tail = follow(flaky, notes, uptime)
-        uptime.advance(age)
+        tail = follow(flaky, notes, monotonic)
+        monotonic.advance(age)
         other.create()
         before = flaky.reads
         assert tail.look() == 0
         assert flaky.reads == before
 
-    def test_where_commits_show(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+    def test_where_commits_show(self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock) -> None:
         """If commits show, every commit that returned before the call counts; without one, nothing is read."""
         flaky.blind = False
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         if flaky.version() is None:
             pytest.skip("on SQLite alone")
         tail.look()
@@ -316,59 +318,59 @@ class TestLook:
             ((revision, look),) = later
             assert look.result() == revision
 
-    def test_past_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+    def test_past_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock) -> None:
         """A microsecond past the bound the database is read, and the position is good for another 2 s."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         issued = other.create()
-        uptime.advance(2 * SECOND + 1)
+        monotonic.advance(2 * SECOND + 1)
         assert tail.look() == issued.revision
         assert notes.told[-1] == {issued.key.id}
         assert tail.age == 0
 
-    @pytest.mark.parametrize("asked", [{"exactly": True}, {"at_least": 1}], ids=str)
+    @pytest.mark.parametrize("asked", [{"fully_consistent": True}, {"at_least": 1}], ids=str)
     def test_on_demand(
-        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock, asked: dict[str, Any]
+        self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock, asked: dict[str, Any]
     ) -> None:
         """A call that asks for the newest position, or for a revision not yet applied, reads the database."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         other.create()
         assert tail.look(**asked) == 1
 
     def test_what_another_worker_committed(
-        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+        self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock
     ) -> None:
         """A commit that another worker of this server has posted on the board is never missed."""
         board = Board()
-        tail = follow(flaky, notes, uptime, board)
+        tail = follow(flaky, notes, monotonic, board)
         board.post(other.create().revision)
         assert tail.look() == 1
 
     def test_what_another_worker_committed_and_has_read_already(
-        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+        self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock
     ) -> None:
         """A worker posts its own change on the board even if its tail has already read it."""
         board = Board()
-        maker, tail = follow(flaky, Notes(), uptime, board), follow(flaky, notes, uptime, board)
+        maker, tail = follow(flaky, Notes(), monotonic, board), follow(flaky, notes, monotonic, board)
         issued = other.create()
         maker.catch_up()
         maker.committed(issued.revision)
         assert tail.look() == issued.revision
 
-    def test_away(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
+    def test_away(self, flaky: Flaky, notes: Notes, monotonic: FrozenClock) -> None:
         """Without the database a position is good for 2 s, and not a microsecond longer."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         flaky.away = True
-        uptime.advance(2 * SECOND)
+        monotonic.advance(2 * SECOND)
         assert tail.look() == 0
-        uptime.advance(1)
+        monotonic.advance(1)
         with pytest.raises(StoreUnavailable):
             tail.look()
 
     def test_a_change_of_ones_own_that_cannot_be_read(
-        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+        self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock
     ) -> None:
         """If the database goes away right after a commit, no answer without that change is given."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         issued = other.create()
         flaky.away = True
         tail.committed(issued.revision)
@@ -376,39 +378,39 @@ class TestLook:
             tail.look()
         assert tail.last_resort(HOUR) is None
 
-    def test_only_reading_confirms(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
+    def test_only_reading_confirms(self, flaky: Flaky, notes: Notes, monotonic: FrozenClock) -> None:
         """A failed look does not make the position younger."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         flaky.away = True
         for _ in range(3):
-            uptime.advance(SECOND)
+            monotonic.advance(SECOND)
             with contextlib.suppress(StoreUnavailable):
                 tail.catch_up()
         assert tail.age == 3 * SECOND
 
     def test_confirmed_before_the_question(
-        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+        self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock
     ) -> None:
         """A position's age counts from the question to the database, however long the answer took."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         other.create()
-        uptime.advance(SECOND)
-        flaky.then = lambda: uptime.advance(5 * SECOND)
+        monotonic.advance(SECOND)
+        flaky.then = lambda: monotonic.advance(5 * SECOND)
         tail.catch_up()
         assert tail.age == 5 * SECOND
 
-    def test_one_asks_for_all(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+    def test_one_asks_for_all(self, flaky: Flaky, other: Domain, notes: Notes, monotonic: FrozenClock) -> None:
         """While the database is away, one call per half second tests it; the others fail at once."""
-        tail = follow(flaky, notes, uptime)
+        tail = follow(flaky, notes, monotonic)
         other.create()
         flaky.away = True
-        uptime.advance(2 * SECOND + 1)
+        monotonic.advance(2 * SECOND + 1)
         before = flaky.reads
         for _ in range(10):
             with pytest.raises(StoreUnavailable):
                 tail.look()
         assert flaky.reads == before + 1
-        uptime.advance(SECOND // 2)
+        monotonic.advance(SECOND // 2)
         flaky.away = False
         assert tail.look() == 1
 
@@ -425,10 +427,12 @@ class TestLastResort:
             (3 * SECOND + 1, SECOND, False),
         ],
     )
-    def test_bound(self, flaky: Flaky, notes: Notes, uptime: FrozenClock, age: int, allowed: int, good: bool) -> None:
+    def test_bound(
+        self, flaky: Flaky, notes: Notes, monotonic: FrozenClock, age: int, allowed: int, good: bool
+    ) -> None:
         """A position is good for exactly the extra time that is allowed, to the microsecond."""
-        tail = follow(flaky, notes, uptime)
-        uptime.advance(age)
+        tail = follow(flaky, notes, monotonic)
+        monotonic.advance(age)
         assert tail.last_resort(allowed) == (0 if good else None)
 
 

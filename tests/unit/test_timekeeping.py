@@ -7,10 +7,10 @@ from tests.domain import Domain
 from tests.harness import FrozenClock
 from tests.unit.test_log import append, change
 from tumbler_server.clock import DAY, HOUR, MINUTE
-from tumbler_server.events import timekeeping
-from tumbler_server.events.lease import SPAN, Lease
-from tumbler_server.events.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
+from tumbler_server.scheduler import timekeeping
+from tumbler_server.scheduler.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import SPAN, Lease
 
 AHEAD, BEHIND = 500 * DAY, -365 * DAY
 
@@ -21,14 +21,14 @@ class Machine:
     def __init__(self, store: Store, clock: FrozenClock, name: str = "test") -> None:
         self.store = store
         self.clock = clock
-        self.uptime = FrozenClock(0)
+        self.monotonic = FrozenClock(0)
         self.start(name)
 
     def start(self, name: str = "test") -> None:
         """Start as a new process."""
-        self.lease = Lease(self.store, name, uptime=self.uptime)
-        self.keeping = Timekeeping(self.store, self.clock, self.uptime)
-        self.keeper = Timekeeper(self.store, self.clock, self.uptime)
+        self.lease = Lease(self.store, name, monotonic=self.monotonic)
+        self.keeping = Timekeeping(self.store, self.clock, self.monotonic)
+        self.keeper = Timekeeper(self.store, self.clock, self.monotonic)
 
     def act(self) -> None:
         """Do the work that is due, if this machine holds the lease."""
@@ -38,18 +38,18 @@ class Machine:
     def run(self, span: int, pace: int = 1) -> None:
         """Let time pass while the server runs; its wall clock runs ``pace`` times as fast."""
         for _ in range(span // TICK):
-            self.uptime.advance(TICK)
+            self.monotonic.advance(TICK)
             self.clock.advance(TICK * pace)
             self.act()
 
     def stand(self, span: int) -> None:
         """Let time pass while nothing runs."""
-        self.uptime.advance(span)
+        self.monotonic.advance(span)
         self.clock.advance(span)
 
     def now(self) -> int:
         """Return the installation's time, as seen by a process that has just read it."""
-        self.uptime.advance(LOOK)
+        self.monotonic.advance(LOOK)
         self.clock.advance(LOOK)
         return self.keeper.now()
 
@@ -89,7 +89,7 @@ def test_a_leap_of_more_than_a_day_is_not_followed(machine: Machine, leap: int, 
     machine.run(5 * MINUTE)
     right += 5 * MINUTE + leap * follows
     assert machine.keeper.now() == right
-    assert Timekeeper(machine.store, machine.clock, machine.uptime).now() == right
+    assert Timekeeper(machine.store, machine.clock, machine.monotonic).now() == right
     assert read_mark(machine.store).time == right
 
 
@@ -159,10 +159,10 @@ def test_a_clock_that_was_set_right_leaves_nothing_behind(machine: Machine) -> N
 
 def test_a_clock_that_is_too_fast_gets_a_day_ahead_at_the_most(machine: Machine) -> None:
     """A clock that is too fast gets at most a day ahead: small steps lead no further than one trusted jump."""
-    began = machine.uptime.now
+    began = machine.monotonic.now
     right = machine.clock.now
     machine.run(4 * HOUR, pace=60)
-    assert machine.now() <= right + (machine.uptime.now - began) + LEAP
+    assert machine.now() <= right + (machine.monotonic.now - began) + LEAP
 
 
 def test_an_operator_who_knows_is_believed_at_once(machine: Machine) -> None:
@@ -179,7 +179,7 @@ def test_an_idle_installation_proceeds(machine: Machine) -> None:
     """After 500 days off, it continues from its known time, and trusts the clock after a day of running."""
     before = machine.clock.now
     machine.stand(AHEAD)
-    machine.uptime.now = 0
+    machine.monotonic.now = 0
     machine.start()
     machine.act()
     assert machine.keeper.now() == before
@@ -197,7 +197,7 @@ def test_a_server_whose_clock_is_wrong_beside_one_that_acts(machine: Machine, le
         wrong.stand(TICK)
         assert wrong.now() == pytest.approx(machine.now(), abs=2 * MINUTE)
     machine.lease.release()
-    wrong.uptime.advance(SPAN)
+    wrong.monotonic.advance(SPAN)
     wrong.run(30 * MINUTE)
     assert wrong.now() == pytest.approx(machine.clock.now + 30 * MINUTE, abs=3 * MINUTE)
 

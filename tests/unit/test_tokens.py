@@ -7,7 +7,7 @@ import pytest
 
 from tests.domain import new_store
 from tumbler_server.errors import InvalidFields
-from tumbler_server.keys.tokens import Tokens, open_tokens
+from tumbler_server.secrets.tokens import Tokens, open_tokens
 from tumbler_server.store.database import Store, open_store
 
 FILTER = "fingerprint"

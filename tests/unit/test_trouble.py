@@ -11,15 +11,15 @@ WHAT = "the database cannot be used"
 
 
 @pytest.fixture
-def uptime() -> FrozenClock:
+def monotonic() -> FrozenClock:
     """Return the clock that times the failure."""
     return FrozenClock(0)
 
 
 @pytest.fixture
-def trouble(uptime: FrozenClock) -> Trouble:
+def trouble(monotonic: FrozenClock) -> Trouble:
     """Return a Trouble that has not begun."""
-    return Trouble(WHAT, uptime)
+    return Trouble(WHAT, monotonic)
 
 
 def test_a_line_as_it_begins(trouble: Trouble) -> None:
@@ -31,14 +31,14 @@ def test_a_line_as_it_begins(trouble: Trouble) -> None:
     assert trouble.lasts
 
 
-def test_a_line_a_minute_and_one_as_it_ends(trouble: Trouble, uptime: FrozenClock) -> None:
+def test_a_line_a_minute_and_one_as_it_ends(trouble: Trouble, monotonic: FrozenClock) -> None:
     """A lasting failure is logged once a minute, with its duration, count and newest reason, and at its end."""
     with structlog.testing.capture_logs() as logged:
         for second in range(3 * 60 + 1):
-            uptime.now = second * SECOND
+            monotonic.now = second * SECOND
             trouble.met(reason=f"after {second}")
         trouble.passed()
-        uptime.advance(QUIET)
+        monotonic.advance(QUIET)
         trouble.passed()
         trouble.passed()
     assert [(entry["event"], entry.get("reason"), entry.get("lasts_s"), entry.get("failures")) for entry in logged] == [
@@ -52,23 +52,23 @@ def test_a_line_a_minute_and_one_as_it_ends(trouble: Trouble, uptime: FrozenCloc
     assert not trouble.lasts
 
 
-def test_what_fails_now_and_then(trouble: Trouble, uptime: FrozenClock) -> None:
+def test_what_fails_now_and_then(trouble: Trouble, monotonic: FrozenClock) -> None:
     """An intermittent failure is over only after nothing has failed for some seconds."""
     with structlog.testing.capture_logs() as logged:
         for _ in range(50):
             trouble.met()
             trouble.passed()
-            uptime.advance(SECOND)
+            monotonic.advance(SECOND)
             trouble.passed()
     assert [entry["event"] for entry in logged] == [WHAT]
 
 
-def test_again(trouble: Trouble, uptime: FrozenClock) -> None:
+def test_again(trouble: Trouble, monotonic: FrozenClock) -> None:
     """After its end a new failure is logged as the first one was."""
     with structlog.testing.capture_logs() as logged:
         for _ in range(2):
             trouble.met()
-            uptime.advance(QUIET)
+            monotonic.advance(QUIET)
             trouble.passed()
     assert [entry["event"] for entry in logged] == [WHAT, f"over: {WHAT}"] * 2
     assert [entry.get("failures") for entry in logged] == [None, 1] * 2

@@ -16,11 +16,12 @@ from tests.harness import FrozenClock
 from tumbler_server import calls
 from tumbler_server.clock import HOUR, MINUTE, SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.keys import record, usage
+from tumbler_server.keys import record
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.keys.usage import Usage
 from tumbler_server.store.database import SQLITE, Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.verify import usage
+from tumbler_server.verify.usage import Usage
 
 PATIENCE = 30.0
 
@@ -79,7 +80,7 @@ class Disk:
     def execute_sql(self, _: str, parameters: tuple[str]) -> None:
         self.batches.append(json.loads(parameters[0]))
 
-    def uptime(self) -> int:
+    def monotonic(self) -> int:
         return self.now
 
 
@@ -92,7 +93,7 @@ def disk() -> Disk:
 @pytest.fixture
 def pretended(disk: Disk) -> Usage:
     """Return a Usage on the fake store. It is closed, so it never pauses."""
-    pretended = Usage(cast("Store", disk), disk.uptime)
+    pretended = Usage(cast("Store", disk), disk.monotonic)
     pretended.close()
     return pretended
 
@@ -236,7 +237,7 @@ class TestSize:
                 waits.append(timeout or 0)
                 return False
 
-        patient = Usage(cast("Store", disk), disk.uptime)
+        patient = Usage(cast("Store", disk), disk.monotonic)
         patient._stopping = Pauses()
         disk.takes = 40_000
         self._sizes(disk, patient, 500)

@@ -20,12 +20,12 @@ from tests.harness import FrozenClock
 from tests.unit.test_tail import restore
 from tumbler_server.clock import DAY, HOUR, NEVER, SECOND
 from tumbler_server.errors import Overloaded, ReaderTooSlow, ServerStopping, StoreUnavailable, Unauthenticated
-from tumbler_server.events.feed import Notice
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.ring import Ring
-from tumbler_server.events.tail import MAX_STALENESS
-from tumbler_server.events.watch import FRESH, MOST_LAG, PATIENCE, TURN, Hub
+from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.store.database import Store, open_store
+from tumbler_server.streams.feed import Notice
+from tumbler_server.streams.watch import FRESH, MOST_LAG, PATIENCE, TURN, Hub
 
 BEAT = 5 * SECOND
 KEY_ID = "0" * 16
@@ -127,10 +127,10 @@ class Ear:
 class Ears:
     """Makes listeners for one hub, of up to ``most`` streams."""
 
-    def __init__(self, domain: Domain, uptime: FrozenClock, most: int = 300) -> None:
+    def __init__(self, domain: Domain, monotonic: FrozenClock, most: int = 300) -> None:
         self.rendered: list[Notice] = []
         self._threads = ThreadPoolExecutor(2)
-        self.hub = Hub(domain.store, domain.tail, domain.clock, most, MAX_STALENESS, uptime, self._threads)
+        self.hub = Hub(domain.store, domain.tail, domain.clock, most, MAX_STALENESS, monotonic, self._threads)
 
     def __call__(self, **how: Any) -> Ear:
         return Ear(self, **how)
@@ -174,17 +174,17 @@ def open_streams() -> float:
 
 
 @pytest.fixture
-def uptime(domain: Domain) -> FrozenClock:
+def monotonic(domain: Domain) -> FrozenClock:
     """Return the clock that times heartbeats, the age of positions, and slow readers."""
-    domain.uptime.advance(HOUR)
+    domain.monotonic.advance(HOUR)
     domain.tail.catch_up()
-    return domain.uptime
+    return domain.monotonic
 
 
 @pytest.fixture
-def ear(domain: Domain, uptime: FrozenClock) -> Ears:
+def ear(domain: Domain, monotonic: FrozenClock) -> Ears:
     """Return a function that makes a listener."""
-    return Ears(domain, uptime)
+    return Ears(domain, monotonic)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ class TestBeginning:
     @on_loop
     async def test_what_memory_has_forgotten(self, domain: Domain, ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
         """Events that have left memory are read from the log, however many pages that takes."""
-        monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 3)
+        monkeypatch.setattr("tumbler_server.streams.feed.MOST_EVENTS", 3)
         for number in range(11):
             domain.create(project_id=("acme", "globex")[number % 2])
         domain.tail.ring = Ring(domain.tail.position)
@@ -328,7 +328,7 @@ class TestChanges:
         assert late[2].revisions == list(range(begin, 61))
 
     @on_loop
-    async def test_one_project(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_one_project(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A listener to one project gets no other project's events; its cursor advances with the next heartbeat."""
         ours, theirs, every = ear().listen("acme"), ear().listen("globex"), ear().listen()
         await eventually(lambda: all(listener.beats for listener in (ours, theirs, every)))
@@ -338,7 +338,7 @@ class TestChanges:
         await eventually(lambda: ours.revisions == [1, 4, 7, 10])
         await eventually(lambda: theirs.revisions == [2, 3, 5, 6, 8, 9])
         assert {event.project_id for notice in theirs.heard for event in notice.events} == {"globex"}
-        uptime.advance(BEAT)
+        monotonic.advance(BEAT)
         await eventually(lambda: theirs.beats[-1] == 10)
 
     @on_loop
@@ -378,7 +378,7 @@ class TestChanges:
 
     @on_loop
     async def test_a_restored_backup(
-        self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
+        self, domain: Domain, ear: Ears, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """When the log goes back, no stream gets anything more: the server exits, and the streams end with it."""
         for _ in range(5):
@@ -397,7 +397,7 @@ class TestChanges:
             return confirm()
 
         monkeypatch.setattr(domain.tail, "confirm", ask)
-        uptime.advance(10 * SECOND)
+        monotonic.advance(10 * SECOND)
         await eventually(lambda: len(asked) >= 3)
         assert [len(listener.beats) for listener in listeners] == beats
         assert not any(listener.resets or listener.revisions for listener in listeners)
@@ -407,7 +407,7 @@ class TestHeartbeats:
     """A heartbeat promises that every event so far has been delivered."""
 
     @on_loop
-    async def test_every_interval(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_every_interval(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """Each interval has one heartbeat, whether or not events were sent in it."""
         often, rarely = ear().listen(interval=SECOND), ear().listen(interval=BEAT)
         for number in range(1, 6):
@@ -415,13 +415,13 @@ class TestHeartbeats:
             if number % 2:
                 domain.create()
                 await eventually(lambda: often.revisions[-1:] == [domain.tail.position])
-            uptime.advance(SECOND)
+            monotonic.advance(SECOND)
         await eventually(lambda: len(often.beats) == 6)
         await eventually(lambda: len(rarely.beats) == 2)
         assert often.beats[-1] == 3
 
     @on_loop
-    async def test_spread(self, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_spread(self, ear: Ears, monotonic: FrozenClock) -> None:
         """The heartbeats of streams that were opened together are spread over the interval."""
         listeners = [ear().listen() for _ in range(100)]
 
@@ -429,17 +429,17 @@ class TestHeartbeats:
             return sum(len(listener.beats) > 1 for listener in listeners)
 
         await eventually(lambda: all(listener.beats for listener in listeners))
-        uptime.advance(BEAT // 2)
+        monotonic.advance(BEAT // 2)
         await eventually(lambda: beaten() > 20)
         probe = ear().listen()
         await eventually(lambda: probe.beats)
         assert beaten() < 80
-        uptime.advance(BEAT // 2)
+        monotonic.advance(BEAT // 2)
         await eventually(lambda: beaten() == 100)
 
     @on_loop
     async def test_none_without_a_database(
-        self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
+        self, domain: Domain, ear: Ears, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """No heartbeat is sent while the database is away; once it is back, all due ones are sent and streams go on."""
         listeners = [ear().listen(interval=SECOND) for _ in range(10)]
@@ -454,10 +454,10 @@ class TestHeartbeats:
                 return confirm()
 
             patched.setattr(domain.tail, "confirm", ask)
-            uptime.advance(10 * SECOND)
+            monotonic.advance(10 * SECOND)
             await eventually(lambda: len(asked) >= 3)
             assert all(len(listener.beats) == 1 for listener in listeners)
-        uptime.advance(SECOND)
+        monotonic.advance(SECOND)
         await eventually(lambda: all(len(listener.beats) >= 2 for listener in listeners))
         domain.create()
         await eventually(lambda: all(listener.revisions == [1] for listener in listeners))
@@ -465,7 +465,7 @@ class TestHeartbeats:
 
     @on_loop
     async def test_a_turn_that_comes_late(
-        self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
+        self, domain: Domain, ear: Ears, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A heartbeat that falls due during a slow write is sent only if the position is still fresh."""
         slow, other = ear().listen(interval=SECOND), ear().listen(interval=SECOND)
@@ -474,7 +474,7 @@ class TestHeartbeats:
         slow.spoken_to = False
         domain.create()
         await eventually(lambda: slow.spoken_to)
-        uptime.advance(SECOND)
+        monotonic.advance(SECOND)
         await eventually(lambda: len(other.beats) == 2)  # so the slow listener's heartbeat is due, too
         asked: list[int] = []
         with monkeypatch.context() as patched:
@@ -485,7 +485,7 @@ class TestHeartbeats:
                 raise StoreUnavailable
 
             patched.setattr(domain.tail, "confirm", ask)
-            uptime.advance(FRESH + 1)
+            monotonic.advance(FRESH + 1)
             slow.hears.set()
             await eventually(lambda: slow.revisions == [1])
             asked.clear()
@@ -494,26 +494,26 @@ class TestHeartbeats:
         await eventually(lambda: len(slow.beats) == 2)
 
     @on_loop
-    async def test_as_of_now(self, ear: Ears, other: Domain, uptime: FrozenClock) -> None:
+    async def test_as_of_now(self, ear: Ears, other: Domain, monotonic: FrozenClock) -> None:
         """A heartbeat is sent only after the events that others committed until just before have been sent."""
         listener = ear().listen()
         await eventually(lambda: listener.beats == [0])
         other.create()  # no notification has woken this process
-        uptime.advance(FRESH + 1)
-        uptime.advance(BEAT)
+        monotonic.advance(FRESH + 1)
+        monotonic.advance(BEAT)
         await eventually(lambda: len(listener.beats) == 2)
         assert listener.beats == [0, 1]
         assert listener.revisions == [1]
 
     @on_loop
-    async def test_its_age(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_its_age(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A heartbeat's age is that of its stream when the position was confirmed, not when it is sent."""
-        uptime.advance(SECOND)
+        monotonic.advance(SECOND)
         listener = ear().listen()
         await eventually(lambda: listener.ages == [0])
-        uptime.advance(BEAT - FRESH // 2)
+        monotonic.advance(BEAT - FRESH // 2)
         domain.tail.confirm()
-        uptime.advance(FRESH // 2)
+        monotonic.advance(FRESH // 2)
         await eventually(lambda: len(listener.ages) == 2)
         assert listener.ages[1] == BEAT - FRESH // 2
         domain.create()
@@ -540,7 +540,7 @@ class TestTheListenersKey:
         assert (other.read_times, other.ended) == (1, None)
 
     @on_loop
-    async def test_its_key_expires(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_its_key_expires(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """When the listener's key expires, the stream ends, long before the next heartbeat."""
         listener = ear()
         listener.until = domain.clock() + BEAT
@@ -548,11 +548,11 @@ class TestTheListenersKey:
         await eventually(lambda: listener.beats)
         listener.refusal = Unauthenticated()
         domain.clock.advance(BEAT)
-        uptime.advance(BEAT)
+        monotonic.advance(BEAT)
         await eventually(lambda: listener.ended is listener.refusal)
 
     @on_loop
-    async def test_its_key_is_given_an_end(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_its_key_is_given_an_end(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A stream also ends if its key was given an end after the stream was opened."""
         theirs = domain.create().key
         listener = ear(key_id=theirs.id).listen("globex", interval=HOUR)
@@ -562,7 +562,7 @@ class TestTheListenersKey:
         await eventually(lambda: len(listener.beats) == 2)  # its interval starts again
         listener.refusal = Unauthenticated()
         domain.clock.advance(BEAT)
-        uptime.advance(BEAT)
+        monotonic.advance(BEAT)
         await eventually(lambda: listener.ended is listener.refusal)
 
     @on_loop
@@ -618,19 +618,19 @@ class TestSlowListeners:
         assert all(listener.spoken_to and not listener.heard for listener in deaf)
 
     @on_loop
-    async def test_ended(self, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_ended(self, ear: Ears, monotonic: FrozenClock) -> None:
         """A listener that takes nothing for five seconds is ended as too slow."""
         deaf, other = ear(deaf=True).listen(), ear().listen()
         await eventually(lambda: deaf.spoken_to and other.beats)
-        uptime.advance(PATIENCE)
+        monotonic.advance(PATIENCE)
         await eventually(lambda: len(other.beats) >= 2)
         assert deaf.ended is None
-        uptime.advance(1)
+        monotonic.advance(1)
         await eventually(lambda: isinstance(deaf.ended, ReaderTooSlow))
         assert (other.ended, len(ear.hub)) == (None, 1)
 
     @on_loop
-    async def test_each_notice_has_its_time(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_each_notice_has_its_time(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A listener that takes nearly five seconds for each notice is not too slow for the next."""
         slow = ear().listen()
         await eventually(lambda: slow.beats)
@@ -639,7 +639,7 @@ class TestSlowListeners:
             slow.spoken_to = False
             domain.create()
             await eventually(lambda: slow.spoken_to)
-            uptime.advance(PATIENCE)
+            monotonic.advance(PATIENCE)
             slow.hears.set()
             await eventually(lambda number=number: slow.revisions[-1:] == [number])
         assert slow.ended is None
@@ -661,17 +661,17 @@ class TestSlowListeners:
 
     @on_loop
     async def test_always_behind(
-        self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
+        self, domain: Domain, ear: Ears, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A listener that reads steadily but never catches up is ended after thirty seconds."""
-        monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 1)
+        monkeypatch.setattr("tumbler_server.streams.feed.MOST_EVENTS", 1)
         slow = ear().listen()
         await eventually(lambda: slow.beats)
 
         def dawdle() -> None:
             domain.create()
             domain.create()
-            uptime.advance(PATIENCE)
+            monotonic.advance(PATIENCE)
 
         slow.then = dawdle
         domain.create()
@@ -691,7 +691,7 @@ class TestSlowListeners:
         assert max(later - earlier for earlier, later in itertools.pairwise(told)) <= TURN
 
     @on_loop
-    async def test_one_rendering(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+    async def test_one_rendering(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A notice for many listeners is rendered once, also a heartbeat, whatever project they listen to."""
         listeners = [ear().listen(f"project-{number % 50}" if number % 2 else "") for number in range(100)]
         await eventually(lambda: all(listener.beats for listener in listeners))
@@ -699,9 +699,9 @@ class TestSlowListeners:
         domain.create()
         await eventually(lambda: all(listener.revisions for listener in listeners[::2]))
         assert len(ear.rendered) == 2
-        uptime.advance(FRESH // 2)
+        monotonic.advance(FRESH // 2)
         domain.tail.confirm()
-        uptime.advance(BEAT)
+        monotonic.advance(BEAT)
         await eventually(lambda: all(len(listener.beats) == 2 for listener in listeners))
         assert len(ear.rendered) == 3
 
@@ -725,9 +725,9 @@ class TestPlaces:
     """How many streams may be open, and which ends when there are too many."""
 
     @pytest.fixture
-    def ear(self, domain: Domain, uptime: FrozenClock) -> Ears:
+    def ear(self, domain: Domain, monotonic: FrozenClock) -> Ears:
         """Return a function that makes a listener for a hub of at most four streams."""
-        return Ears(domain, uptime, most=4)
+        return Ears(domain, monotonic, most=4)
 
     @on_loop
     async def test_no_more_than(self, ear: Ears) -> None:

@@ -11,13 +11,13 @@ from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tumbler_server import errors
 from tumbler_server.clock import HOUR, MINUTE
-from tumbler_server.events.lease import Lease
 from tumbler_server.keys.deliveries import Deliveries
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.requests import RequestId
-from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store.database import Store
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow, EventRow
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.outbox import Outbox
@@ -87,7 +87,7 @@ class TestOrder:
         for _ in range(2):
             domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, request_id=request(b"body")))
             assert domain.looked_up == ["hooks.example.com"]
-            domain.uptime.advance(HOUR)
+            domain.monotonic.advance(HOUR)
 
     @pytest.mark.parametrize("validate_only", [False, True])
     def test_created(self, domain: Domain, validate_only: bool) -> None:
@@ -117,7 +117,7 @@ class TestOrder:
         for _ in range(2):
             domain.lifecycle.update(OPERATOR, changing)
             assert domain.looked_up == ["hooks.example.com"]
-            domain.uptime.advance(HOUR)
+            domain.monotonic.advance(HOUR)
 
 
 class TestSlowNames:
@@ -187,7 +187,7 @@ class TestPending:
     def outbox(self, domain: Domain) -> Callable[[], None]:
         """Return a function that processes the whole log, with at most three pending deliveries per project."""
         outbox = Outbox(domain.store, domain.clock, most_pending=3)
-        lease = Lease(domain.store, "test", uptime=FrozenClock(0))
+        lease = Lease(domain.store, "test", monotonic=FrozenClock(0))
         lease.keep()
         return lambda: outbox.work(lease)
 

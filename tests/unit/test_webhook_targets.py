@@ -517,20 +517,20 @@ class TestJudge:
     @pytest.mark.parametrize("hangs", [True, False], ids=["slow", "unknown"])
     def test_remembered(self, hangs: bool) -> None:
         """A name without a timely answer passes, and is not looked up again for ten seconds."""
-        names, uptime = Names(), FrozenClock(0)
+        names, monotonic = Names(), FrozenClock(0)
         names.answer = []
         if not hangs:
             names.let_go()
         resolver = Resolver(names)
-        judging = Judge(PUBLIC, resolver, 0.01 if hangs else PATIENCE, uptime)
+        judging = Judge(PUBLIC, resolver, 0.01 if hangs else PATIENCE, monotonic)
         assert judging.look_up("https://a.test/", "acme") == ""
         names.answer = ["8.8.8.8"]
         names.let_go()
         assert resolver.unjudged("a.test", PATIENCE) == ["8.8.8.8"]
         asked = len(names.asked)
-        uptime.advance(REMEMBERED - 1)
+        monotonic.advance(REMEMBERED - 1)
         assert judging.look_up("https://a.test/", "acme") == ""
-        uptime.advance(1)
+        monotonic.advance(1)
         assert judging.look_up("https://a.test/", "acme") == ""
         names.wait_for(asked + 1)
         assert len(names.asked) == asked + 1

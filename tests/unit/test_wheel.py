@@ -1,7 +1,7 @@
 """The wheel of due times."""
 
 from tumbler_server.clock import HOUR, SECOND
-from tumbler_server.events.wheel import TICK, Wheel
+from tumbler_server.streams.wheel import TICK, Wheel
 
 
 def test_due_in_time() -> None:

@@ -1,1 +1,1 @@
-"""The event log. It is the audit trail, invalidates the caches and feeds every stream."""
+"""The event log: what has happened to keys. It is the audit trail, and the source of streams and webhooks."""

@@ -82,7 +82,7 @@ class Retention:
 
     def _cut(self, last: Link) -> int:
         """Remove all up to an event that is the last of them, unless another server has."""
-        began = clocks.uptime()
+        began = clocks.monotonic()
 
         def work(transaction: Transaction) -> int:
             (head,) = transaction.select(LogHeadRow.select())
@@ -98,5 +98,5 @@ class Retention:
             return int(last.revision - head.anchor_revision)
 
         removed = self._store.write(work)
-        self._stopping.wait((clocks.uptime() - began) / SECOND)  # as much time for other writers as this one took
+        self._stopping.wait((clocks.monotonic() - began) / SECOND)  # as much time for other writers as this one took
         return removed

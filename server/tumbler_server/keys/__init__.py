@@ -1,1 +1,1 @@
-"""The domain model: API keys, their lifecycle and their verification."""
+"""The domain: keys' records, the rules about them, their changes, and reading them."""

@@ -13,8 +13,8 @@ from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.tokens import Tokens, fingerprint
 from tumbler_server.limits import LENGTHS, WEBHOOKS_PENDING
+from tumbler_server.secrets.tokens import Tokens, fingerprint
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries, messages

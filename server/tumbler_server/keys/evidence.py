@@ -1,6 +1,6 @@
 """What an event says of a key's row: a digest of all that is stored of it, so that a change by hand shows.
 
-The digest covers the proofs of the secret too. ``keys.audit`` compares every row with the digest in its last event;
+The digest covers the proofs of the secret too. ``audit.audit`` compares every row with the digest in its last event;
 whoever changes a key compares first, so that a change by hand is told by the next event and not covered up by it.
 """
 

@@ -9,9 +9,10 @@ from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.keys import access, differences, evidence, projects, record, requests, schedule, secret
+from tumbler_server.keys import access, differences, evidence, idempotency, projects, record, schedule
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.secret import Hasher, NewKey
+from tumbler_server.secrets import secret
+from tumbler_server.secrets.secret import Hasher, NewKey
 from tumbler_server.store.database import Read, Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 
@@ -56,7 +57,7 @@ class Ledger:
         max_project_keys: int = limits.PROJECT_KEYS.most,
     ) -> None:
         self.clock = clock
-        self.select: requests.Select = store.select
+        self.select: idempotency.Select = store.select
         self.read = store.read
         self._store = store
         self._hasher = hasher
@@ -73,7 +74,7 @@ class Ledger:
             self._committed(outcome.revision)
         return outcome
 
-    def make(self, prefix: str) -> tuple[NewKey, record.Sealed]:
+    def make(self, prefix: str) -> tuple[NewKey, secret.Sealed]:
         """Generate and seal a secret. Call it outside a transaction: bcrypt must not hold the write lock."""
         made = secret.generate(prefix)
         return made, self._hasher.seal(made.text, made.secret)
@@ -90,7 +91,7 @@ class Ledger:
         return key
 
     def insert(
-        self, transaction: Transaction, key: Key, made: NewKey, sealed: record.Sealed, detail: Mapping[str, str]
+        self, transaction: Transaction, key: Key, made: NewKey, sealed: secret.Sealed, detail: Mapping[str, str]
     ) -> Key:
         """Insert a new key with its CREATED event, and return the key as stored. Raises ``LimitReached``."""
         projects.count_one_more(transaction, key.project_id, self._max_project_keys)
@@ -144,7 +145,7 @@ class Ledger:
         detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
         return self.save(transaction, actor, before, after, EventType.REVOKED, now, detail)
 
-    def repeated(self, read: Read, caller: Key, seen: requests.Seen) -> Issued:
+    def repeated(self, read: Read, caller: Key, seen: idempotency.Seen) -> Issued:
         """Return the outcome of a replayed request, without the secret."""
         key = self.load(read, caller, seen.key_id)
         old = self.load(read, caller, key.replaces_key_id) if seen.rotated else None

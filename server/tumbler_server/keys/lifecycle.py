@@ -15,11 +15,11 @@ from tumbler_server.errors import (
     ScopeMissing,
 )
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import access, differences, ledger, record, requests, schedule, widening
+from tumbler_server.keys import access, differences, idempotency, ledger, record, schedule, widening
 from tumbler_server.keys.differences import UPDATABLE
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Changed, Issued, Ledger
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
 from tumbler_server.store.database import Read, Transaction
 from tumbler_server.webhooks.endpoints import Endpoints
@@ -102,7 +102,7 @@ class Lifecycle:
         if draft.webhook_url:
             self._endpoints.demand_pepper()
 
-        if not draft.validate_only and (seen := requests.find(self._ledger.select, caller, draft.request_id)):
+        if not draft.validate_only and (seen := idempotency.find(self._ledger.select, caller, draft.request_id)):
             return self._ledger.repeated(self._ledger.read, caller, seen)
         key = self._drafted(caller, draft, values)
         if draft.webhook_url:
@@ -273,13 +273,13 @@ class Lifecycle:
 
         def work(transaction: Transaction) -> Issued:
             request_id = draft.request_id
-            if seen := requests.find(transaction.select, caller, request_id):
+            if seen := idempotency.find(transaction.select, caller, request_id):
                 return self._ledger.repeated(transaction.read, caller, seen)
             key = self._drafted(caller, draft, values)
             now = key.create_time
             issued = self._ledger.insert(transaction, key, made, sealed, {})
             opened = self._endpoints.open(transaction, key.project_id, key.webhook_url, now) if key.webhook_url else ""
-            requests.remember(transaction, caller, request_id, issued.id, issued.revision, now)
+            idempotency.remember(transaction, caller, request_id, issued.id, issued.revision, now)
             return Issued(issued, issued.revision, now, opened, text=made.text)
 
         return self._ledger.write(work)

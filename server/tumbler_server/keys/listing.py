@@ -9,8 +9,8 @@ from tumbler_server.keys.finder import Filter, Finder, Place
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.tokens import Tokens, fingerprint
 from tumbler_server.limits import LIST_SKIP
+from tumbler_server.secrets.tokens import Tokens, fingerprint
 from tumbler_server.store.database import Store
 
 _SORTABLE = ("create_time", "name", "expire_time", "last_used_time")

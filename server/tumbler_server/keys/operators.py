@@ -8,9 +8,9 @@ from tumbler_server.events.log import Actor
 from tumbler_server.keys import record, schedule
 from tumbler_server.keys.access import OPERATORS
 from tumbler_server.keys.ledger import Issued, Ledger
-from tumbler_server.keys.record import Key, Sealed
+from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.secret import NewKey
+from tumbler_server.secrets.secret import NewKey, Sealed
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import STANDING, ApiKeyRow, ApiKeyScopeRow
 

@@ -12,6 +12,7 @@ from typing import Any
 from tumbler_server import limits
 from tumbler_server.clock import NEVER
 from tumbler_server.events.log import Actor
+from tumbler_server.secrets.secret import Sealed
 from tumbler_server.store.database import Read
 from tumbler_server.store.models import ApiKeyRow
 
@@ -71,7 +72,7 @@ class Key:
     grace_ends_on_first_use: bool = False
     """Whether the successor's first use ends the grace period and is still pending."""
     awaits_first_use: bool = False
-    """Whether this key's first use, still pending, ends the grace of the key it replaces. See ``keys.first_use``."""
+    """Whether this key's first use, still pending, ends the grace of the key it replaces. See ``verify.first_use``."""
     revision: int = 0
     rendered: Any = field(default=None, init=False, repr=False, compare=False)
     """A cached rendering of the record, set and used by the layer above."""
@@ -95,15 +96,6 @@ class Key:
         if not self.active:
             return State.INACTIVE
         return State.EXPIRED if now >= self.expire_time else State.ACTIVE
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """The stored proofs of a secret: its bcrypt hash and, if there was a pepper, a digest. Never shown."""
-
-    secret_hash: str = field(repr=False)
-    digest: bytes | None = field(repr=False)
-    pepper_id: str
 
 
 _OWN = 1_536

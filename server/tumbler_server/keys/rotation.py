@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from tumbler_server.clock import END, HOUR, NEVER, rfc3339
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, SelfWidening
 from tumbler_server.events.log import Actor, EventType
-from tumbler_server.keys import access, ledger, record, requests, schedule, widening
-from tumbler_server.keys.claims import Claims
+from tumbler_server.keys import access, idempotency, ledger, record, schedule, widening
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.secret import NewKey
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.secret import NewKey, Sealed
 from tumbler_server.store.database import Read, Transaction
 
 DEFAULT_GRACE = HOUR
@@ -43,7 +43,7 @@ class Rotations:
         """Replace a key with a successor that inherits all of its settings. The old key works for a grace period.
 
         With ``ON_FIRST_USE``, the old key ends at the successor's first use, or at the end of the grace period at the
-        latest. See ``keys.first_use``.
+        latest. See ``verify.first_use``.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
         ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``, ``LimitReached``.
@@ -58,7 +58,7 @@ class Rotations:
         # the key.
         old = self._ledger.load(self._ledger.read, caller, rotation.key_id)
         access.hand_out(caller, old.scopes)
-        if seen := requests.find(self._ledger.select, caller, rotation.request_id):
+        if seen := idempotency.find(self._ledger.select, caller, rotation.request_id):
             return self._ledger.repeated(self._ledger.read, caller, seen)
         check.in_future("expire_time", rotation.expire_time, self._ledger.clock())
         check.done()
@@ -66,7 +66,7 @@ class Rotations:
         made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
 
         def work(transaction: Transaction) -> Issued:
-            if seen := requests.find(transaction.select, caller, rotation.request_id):
+            if seen := idempotency.find(transaction.select, caller, rotation.request_id):
                 return self._ledger.repeated(transaction.read, caller, seen)
             now = self._ledger.clock()
             before = self._ledger.load(transaction.read, caller, rotation.key_id)
@@ -74,7 +74,7 @@ class Rotations:
             # The caller receives the successor's secret, and with it all of the key's permissions on this service.
             access.hand_out(caller, before.scopes)
             issued = self._replace(transaction, ledger.actor(caller), before, rotation, ends, made, sealed, now)
-            requests.remember(
+            idempotency.remember(
                 transaction, caller, rotation.request_id, issued.key.id, issued.revision, now, rotated=True
             )
             return issued
@@ -114,7 +114,7 @@ class Rotations:
         rotation: Rotation,
         ends: OldKeyEnds,
         made: NewKey,
-        sealed: record.Sealed,
+        sealed: Sealed,
         now: int,
     ) -> Issued:
         lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)

@@ -1,6 +1,6 @@
 """Time-based events of keys: rotation due, rotation overdue, and expiry approaching.
 
-These are pure functions over records. ``keys.alarms`` writes the due events to the log. A key's row holds its next
+These are pure functions over records. ``scheduler.alarms`` writes the due events to the log. A key's row holds its next
 alarm time, so one indexed query finds all keys that are due.
 """
 

@@ -9,7 +9,7 @@ from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.tokens import Tokens, fingerprint
+from tumbler_server.secrets.tokens import Tokens, fingerprint
 from tumbler_server.store.database import Store
 
 

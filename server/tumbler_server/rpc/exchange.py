@@ -27,7 +27,6 @@ from tumbler_server.errors import (
     Undecodable,
 )
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import auth, counting, status
 from tumbler_server.rpc.ending import at_end, cut_off, task
@@ -39,6 +38,7 @@ from tumbler_server.rpc.shedding import Shedding
 from tumbler_server.rpc.spreading import Turns, spread
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
+from tumbler_server.verify.verifier import Unknown, View
 
 _AROUND = 1_024
 """Bytes that HTTP/2 adds to a call's headers and message; usually fewer."""

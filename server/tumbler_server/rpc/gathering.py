@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Doubtful, Unknown
 from tumbler_server.rpc.lanes import FairQueue, begun_threads, tellable
 from tumbler_server.shares import LaneLimit
+from tumbler_server.verify.verifier import Doubtful, Unknown
 
 MOST = 64
 """Maximum records per query. That many take a thread, which the loop may have to wait for, about a millisecond."""

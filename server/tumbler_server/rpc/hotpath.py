@@ -1,6 +1,6 @@
 """Serves a Verify on the loop: immediately from memory, the rest with bounded threads behind it.
 
-``keys.verifier`` has the stages. This module only decides which call waits for which of them.
+``verify.verifier`` has the stages. This module only decides which call waits for which of them.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import cast
 
 from tumbler.decide import Code
 from tumbler_server.errors import Overloaded, StoreUnavailable
-from tumbler_server.events.glance import Glance
+from tumbler_server.freshness.glance import Glance
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached
 from tumbler_server.rpc.gathering import MOST, Gathering
 from tumbler_server.rpc.lanes import RETRY, Lane
 from tumbler_server.rpc.spreading import spread
 from tumbler_server.shares import PROOFS_OF_A_KEY
+from tumbler_server.verify.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached
 
 MOST_PROVEN = 64
 """Maximum number of keys of one batch that bcrypt checks. Keys proven by then are cached for the next call."""
@@ -43,13 +43,13 @@ class HotPath:
             return None
         return None if position is None else View(position)
 
-    async def view(self, at_least: int = 0, exactly: bool = False) -> View:
+    async def view(self, at_least: int = 0, fully_consistent: bool = False) -> View:
         """Return a view for a call that began before this. Raises ``StoreUnavailable``."""
         try:
-            position = self._glance.now(at_least, exactly)
+            position = self._glance.now(at_least, fully_consistent)
             return View(await self._glance.fresh() if position is None else position)
         except StoreUnavailable:
-            view = self._verifier.last_resort(at_least, exactly)
+            view = self._verifier.last_resort(at_least, fully_consistent)
             if view is None:
                 raise
             return view
@@ -64,7 +64,7 @@ class HotPath:
 
     def verify_now(self, question: Question, view: View) -> Verdict | None:
         """Return the verdict on a presented key, if everything it needs is in memory."""
-        if question.exactly or view.position < question.at_least:
+        if question.fully_consistent or view.position < question.at_least:
             return None
         key = self._verifier.recall(question.text)
         if isinstance(key, Unknown):
@@ -73,9 +73,9 @@ class HotPath:
 
     async def verify(self, question: Question, view: View, party: str) -> Verdict:
         """Return the verdict on a presented key. Raises what ``Verifier.verify`` does, and ``Overloaded``."""
-        text, demand, at_least, exactly = question
-        if exactly or view.position < at_least:
-            view = await self.view(at_least, exactly)
+        text, demand, at_least, fully_consistent = question
+        if fully_consistent or view.position < at_least:
+            view = await self.view(at_least, fully_consistent)
             reached(question, view)
         key = self._verifier.recall(text)
         if isinstance(key, Unknown):
@@ -89,9 +89,9 @@ class HotPath:
         cached.
         """
         at_least = max((question.at_least for question in questions), default=0)
-        exactly = any(question.exactly for question in questions)
-        if exactly or view.position < at_least:
-            view = await self.view(at_least, exactly)
+        fully_consistent = any(question.fully_consistent for question in questions)
+        if fully_consistent or view.position < at_least:
+            view = await self.view(at_least, fully_consistent)
         verifier = self._verifier
         known = await spread(verifier.recall(question.text) for question in questions)
         unknown = {key.text: key for key in known if isinstance(key, Unknown)}

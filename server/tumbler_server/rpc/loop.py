@@ -4,7 +4,7 @@
 two thread switches, three times a call. This loop waits for the queue itself. It has no other files or sockets:
 blocking work runs on other threads, which wake the loop with a bell.
 
-An event's callback must only make something runnable, through a future or a task. ``events.glance`` relies on that:
+An event's callback must only make something runnable, through a future or a task. ``freshness.glance`` relies on that:
 every call that runs in a turn of the loop was in its queue before the turn's look at the database.
 """
 

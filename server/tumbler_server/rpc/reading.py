@@ -18,17 +18,17 @@ from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
 from tumbler_server.keys.deliveries import DeliveryQuery
 from tumbler_server.keys.differences import UPDATABLE
+from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rotation import DEFAULT_GRACE, Rotation
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import EventQuery
-from tumbler_server.keys.verifier import Question
 from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import Wanted
+from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.verify.verifier import Question
 
 # The ranges of Timestamp and Duration, from google/protobuf/timestamp.proto and duration.proto.
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
@@ -178,7 +178,7 @@ def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> 
         request.key,
         wanted,
         at_least=tokens.revision(consistency.at_least_as_fresh) if consistency.HasField("at_least_as_fresh") else 0,
-        exactly=consistency.fully_consistent,
+        fully_consistent=consistency.fully_consistent,
     )
 
 

@@ -19,12 +19,12 @@ from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rotation import Rotations
-from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.verifier import Question, Verdict, Verifier
 from tumbler_server.rpc import auth, counting, reading, status, wire
 from tumbler_server.rpc.watch import Wanted
+from tumbler_server.secrets.tokens import Tokens
 from tumbler_server.store.database import Transaction
+from tumbler_server.verify.verifier import Question, Verdict, Verifier
 
 Response = TypeVar("Response")
 Answer = Callable[["Servicer", Any, Any], Response]

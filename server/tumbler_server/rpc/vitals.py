@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from tumbler_server import calls, memory
 from tumbler_server.calls import Call
 from tumbler_server.errors import StoreUnavailable, TumblerError
-from tumbler_server.events.glance import Glance
+from tumbler_server.freshness.glance import Glance
 from tumbler_server.rpc.health import Health
 from tumbler_server.store.database import Store
 from tumbler_server.trouble import Trouble

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound, Unauthenticated
-from tumbler_server.events.feed import Notice
-from tumbler_server.events.watch import Hub
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.tokens import Tokens
 from tumbler_server.rpc import auth, wire
+from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.streams.feed import Notice
+from tumbler_server.streams.watch import Hub
 
 METHOD = "Watch"
 

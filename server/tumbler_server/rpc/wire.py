@@ -15,8 +15,8 @@ from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import Event, EventType
 from tumbler_server.keys import differences, evidence
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Verdict
 from tumbler_server.limits import ANSWER_BYTES
+from tumbler_server.verify.verifier import Verdict
 from tumbler_server.webhooks.messages import TYPES
 
 _MOMENTS = 256

@@ -158,7 +158,7 @@ class InstallationRow(Model):
 
 
 class LeaseRow(Model):
-    """The single row by which servers agree on the one that does timed work; see ``events.lease``."""
+    """The single row by which servers agree on the one that does timed work; see ``store.lease``."""
 
     id = SmallIntegerField(primary_key=True)
     holder = TextField()
@@ -170,7 +170,7 @@ class LeaseRow(Model):
 
 
 class ClockRow(Model):
-    """The single row that holds the newest time that the installation knows; see ``events.timekeeping``."""
+    """The single row that holds the newest time that the installation knows; see ``scheduler.timekeeping``."""
 
     id = SmallIntegerField(primary_key=True)
     time = BigIntegerField()  # 0: not set yet
@@ -182,7 +182,7 @@ class ClockRow(Model):
 
 
 class ServerRow(Model):
-    """A serving process, and the peppers that it knows; see ``keys.roster``."""
+    """A serving process, and the peppers that it knows; see ``secrets.roster``."""
 
     name = CharField(primary_key=True)
     pepper_ids = TextField()  # comma-separated, the one that signs first
@@ -210,7 +210,7 @@ class EndpointRow(Model):
     project_id = TextField()
     url = TextField()
     create_time = BigIntegerField()
-    secret = BlobField()  # sealed; see webhooks.vault
+    secret = BlobField()  # sealed; see secrets.vault
     pepper_id = TextField()
     previous_secret = BlobField(null=True)
     previous_pepper_id = TextField(default="")

@@ -18,16 +18,16 @@ import structlog
 
 from tumbler_server import metrics
 from tumbler_server.clock import SECOND, Clock
-from tumbler_server.events.lease import Lease
 from tumbler_server.limits import WEBHOOKS_SENT
+from tumbler_server.secrets.vault import CannotOpen
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 from tumbler_server.webhooks import deliveries, messages
 from tumbler_server.webhooks.deliveries import Delivery, Endpoint, Outcome, State
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.messages import ClaimToken
 from tumbler_server.webhooks.post import Answer, Unsent
 from tumbler_server.webhooks.shares import has_room
-from tumbler_server.webhooks.vault import CannotOpen
 
 SENDERS = 4 * WEBHOOKS_SENT.most
 """Webhooks in flight at the same time. Senders only wait, so many of them cost little."""

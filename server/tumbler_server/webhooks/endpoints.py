@@ -12,10 +12,10 @@ from standardwebhooks.webhooks import Webhook
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.errors import EndpointNotFound, LimitReached, WebhooksNeedPepper
 from tumbler_server.limits import WEBHOOK_SECRETS, WEBHOOK_URLS
+from tumbler_server.secrets.vault import CannotOpen, Sealed, Vault
 from tumbler_server.store.database import Transaction
 from tumbler_server.store.models import EndpointRow
 from tumbler_server.webhooks.targets import Judge
-from tumbler_server.webhooks.vault import CannotOpen, Sealed, Vault
 
 OVERLAP = DAY
 """How long a replaced secret goes on signing beside its successor."""

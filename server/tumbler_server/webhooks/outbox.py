@@ -9,10 +9,10 @@ import structlog
 
 from tumbler_server.clock import DAY, NEVER, Clock
 from tumbler_server.events import log
-from tumbler_server.events.lease import Lease
 from tumbler_server.events.log import Event
 from tumbler_server.limits import WEBHOOKS_PENDING
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow, EndpointRow, OutboxRow
 from tumbler_server.webhooks import deliveries
 from tumbler_server.webhooks.deliveries import State

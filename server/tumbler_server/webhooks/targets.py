@@ -279,12 +279,12 @@ class Judge:
     """
 
     def __init__(
-        self, rules: Rules, resolver: Resolver, patience: float = JUDGING, uptime: Clock = clocks.uptime
+        self, rules: Rules, resolver: Resolver, patience: float = JUDGING, monotonic: Clock = clocks.monotonic
     ) -> None:
         self._rules = rules
         self._resolver = resolver
         self._patience = patience
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._looking: Counter[str] = Counter()
         self._unresolvable: dict[str, int] = {}  # until when each name is not looked up again, the oldest first
         self._lock = threading.Lock()
@@ -319,7 +319,7 @@ class Judge:
     def _place(self, name: str, project_id: str) -> Iterator[bool]:
         """Take one of the project's places, unless the name is known to be unresolvable. Yield whether it is."""
         with self._lock:
-            known = self._uptime() < self._unresolvable.get(name, 0)
+            known = self._monotonic() < self._unresolvable.get(name, 0)
             if not known:
                 if self._looking[project_id] >= WEBHOOK_LOOK_UPS.most:
                     raise Overloaded(SECOND)
@@ -337,7 +337,7 @@ class Judge:
             self._unresolvable.pop(name, None)
             if len(self._unresolvable) == MOST_REMEMBERED:
                 del self._unresolvable[next(iter(self._unresolvable))]
-            self._unresolvable[name] = self._uptime() + REMEMBERED
+            self._unresolvable[name] = self._monotonic() + REMEMBERED
 
 
 def _host(text: str) -> str:

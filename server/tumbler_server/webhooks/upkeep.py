@@ -5,12 +5,12 @@ import structlog
 from tumbler_server import clock as clocks
 from tumbler_server.clock import DAY, HOUR, NEVER, Clock
 from tumbler_server.events import history
-from tumbler_server.events.lease import Lease
+from tumbler_server.secrets.vault import CannotOpen
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.vault import CannotOpen
 
 INTERVAL = HOUR
 
@@ -41,26 +41,26 @@ class Upkeep:
     """Removes deliveries that have ended and are older than ``keep`` microseconds, and unused endpoints; reseals."""
 
     def __init__(
-        self, store: Store, endpoints: Endpoints, clock: Clock, keep: int, uptime: Clock = clocks.uptime
+        self, store: Store, endpoints: Endpoints, clock: Clock, keep: int, monotonic: Clock = clocks.monotonic
     ) -> None:
         self._store = store
         self._endpoints = endpoints
         self._clock = clock
         self._keep = keep
-        self._uptime = uptime
-        self._next = uptime()
+        self._monotonic = monotonic
+        self._next = monotonic()
         self._looked_at = ""  # the last endpoint that was checked for use
 
     def work(self, lease: Lease) -> bool:
         """Do a part of the upkeep if it is due, and return whether there is more."""
-        if self._uptime() < self._next:
+        if self._monotonic() < self._next:
             return False
         before = history.first_since(self._store, self._clock() - self._keep)
         removed = self._store.write(lambda transaction: self._remove(transaction, lease, before))
         if removed == BATCH or self._forget_unused(lease):
             return True
         self._reseal(lease)
-        self._next = self._uptime() + INTERVAL
+        self._next = self._monotonic() + INTERVAL
         return False
 
     def _remove(self, transaction: Transaction, lease: Lease, before: int) -> int:

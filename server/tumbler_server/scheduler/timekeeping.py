@@ -22,8 +22,8 @@ import structlog
 
 from tumbler_server import clock as clocks
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND, Clock, rfc3339
-from tumbler_server.events.lease import Lease
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ClockRow
 
 LEAP = DAY
@@ -88,11 +88,11 @@ def trust(store: Store, reading: int) -> None:
 class Timekeeper:
     """Tells the time that the installation goes by. Safe for use by many threads."""
 
-    def __init__(self, store: Store, clock: Clock, uptime: Clock = clocks.uptime, tells: bool = True) -> None:
+    def __init__(self, store: Store, clock: Clock, monotonic: Clock = clocks.monotonic, tells: bool = True) -> None:
         """With ``tells`` the log says when the clock begins to be doubted, and when that is over."""
         self._store = store
         self._clock = clock
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._tells = tells
         self._known: _Line | None = None
         self._doubts = False
@@ -123,11 +123,11 @@ class Timekeeper:
         return min(instant + now - self._clock(), now)
 
     def _reckoned(self, reading: int) -> int:
-        uptime = self._uptime()
+        monotonic = self._monotonic()
         known = self._known
-        if known is None or uptime - known.uptime >= LOOK:
-            known = self._known = _Line(read_mark(self._store).time or reading, uptime)
-        return known.at(uptime)
+        if known is None or monotonic - known.monotonic >= LOOK:
+            known = self._known = _Line(read_mark(self._store).time or reading, monotonic)
+        return known.at(monotonic)
 
     def _tell(self, reading: int, reckoned: int) -> None:
         if self._doubts:
@@ -144,55 +144,55 @@ class Timekeeper:
 class Timekeeping:
     """Moves the mark. A duty of the process that acts."""
 
-    def __init__(self, store: Store, clock: Clock, uptime: Clock = clocks.uptime) -> None:
+    def __init__(self, store: Store, clock: Clock, monotonic: Clock = clocks.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._uptime = uptime
-        self._next = self._moved = self._reminded = uptime()
+        self._monotonic = monotonic
+        self._next = self._moved = self._reminded = monotonic()
         self._line = _Line(0, 0)
         self._written = Mark(-1)
 
     def work(self, lease: Lease) -> bool:
         """Move the mark where it is time for that; there is never more. Raises ``LeaseLost``, ``StoreUnavailable``."""
-        uptime = self._uptime()
-        if uptime < self._next:
+        monotonic = self._monotonic()
+        if monotonic < self._next:
             return False
         reading = self._clock()
 
         def move(transaction: Transaction) -> tuple[Mark, _Line]:
             lease.guard(transaction)
-            mark, line = self._moved_on(_mark(transaction.read(_SELECT)[0]), reading, uptime)
+            mark, line = self._moved_on(_mark(transaction.read(_SELECT)[0]), reading, monotonic)
             _set(transaction, mark)
             return mark, line
 
         before = self._written
         self._written, self._line = self._store.write(move)
-        self._moved, self._next = uptime, uptime + TICK
-        self._tell(before, reading, uptime)
+        self._moved, self._next = monotonic, monotonic + TICK
+        self._tell(before, reading, monotonic)
         return False
 
-    def _moved_on(self, found: Mark, reading: int, uptime: int) -> tuple[Mark, "_Line"]:
-        line, ran = self._line, min(uptime - self._moved, 2 * TICK)
+    def _moved_on(self, found: Mark, reading: int, monotonic: int) -> tuple[Mark, "_Line"]:
+        line, ran = self._line, min(monotonic - self._moved, 2 * TICK)
         if found.time != self._written.time:  # we have just begun, or somebody else has moved it
-            line, ran = _Line(found.time or reading, uptime), 0
-        reckoned = line.at(uptime)
+            line, ran = _Line(found.time or reading, monotonic), 0
+        reckoned = line.at(monotonic)
         if believed(reading, reckoned):
             return Mark(reading), line
         apart = reading - reckoned
         same = found.apart and abs(apart - found.apart) <= STEADY
         waited = found.waited + ran if same else 0
         if waited >= TRIAL:
-            return Mark(reading), _Line(reading, uptime)
+            return Mark(reading), _Line(reading, monotonic)
         return Mark(reckoned, found.apart if same else apart, waited), line
 
-    def _tell(self, before: Mark, reading: int, uptime: int) -> None:
+    def _tell(self, before: Mark, reading: int, monotonic: int) -> None:
         mark = self._written
         if not mark.apart:
-            self._reminded = uptime
+            self._reminded = monotonic
             if before.apart and not believed(reading, before.time):
                 _log.warning("this machine's clock is now trusted", clock=rfc3339(reading))
-        elif uptime - self._reminded >= REMIND:
-            self._reminded = uptime
+        elif monotonic - self._reminded >= REMIND:
+            self._reminded = monotonic
             _log.warning(
                 f"this machine's clock is still {words(reading, mark.time)} the installation's last known time",
                 clock=rfc3339(reading),
@@ -208,10 +208,10 @@ class _Line(NamedTuple):
     """
 
     time: int
-    uptime: int
+    monotonic: int
 
-    def at(self, uptime: int) -> int:
-        return self.time + uptime - self.uptime
+    def at(self, monotonic: int) -> int:
+        return self.time + monotonic - self.monotonic
 
 
 def _mark(row: tuple[int, ...]) -> Mark:

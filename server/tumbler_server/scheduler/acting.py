@@ -11,7 +11,7 @@ from tumbler_server import calls, clock
 from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import CallerGone, StoreUnavailable
-from tumbler_server.events.lease import Lease, LeaseLost
+from tumbler_server.store.lease import Lease, LeaseLost
 from tumbler_server.trouble import Trouble
 
 _INTERVAL = SECOND // 4
@@ -45,12 +45,12 @@ class Acting:
         lease: Lease,
         duties: Sequence[Duty],
         span: int,
-        uptime: Clock = clock.uptime,
+        monotonic: Clock = clock.monotonic,
     ) -> None:
         self.lease = lease
         self._duties = duties
         self._interval = min(_INTERVAL, span // 10)
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._stopping = False
         self._call = Call()
         self._wake = threading.Event()
@@ -102,7 +102,7 @@ class Acting:
     def _act(self) -> None:
         trouble = Trouble("acting on schedules fails; retrying")
         while not self._stopping:
-            began = self._uptime()
+            began = self._monotonic()
             try:
                 more = self.turn()
             except (StoreUnavailable, CallerGone):
@@ -112,7 +112,7 @@ class Acting:
                 more = False
             else:
                 trouble.passed()
-            took = self._uptime() - began
+            took = self._monotonic() - began
             time.sleep(min(_SHARE * took, self._interval) / SECOND)
             if not more:
                 self._wake.wait(self._interval / SECOND)

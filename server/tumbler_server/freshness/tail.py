@@ -15,9 +15,9 @@ from tumbler_server import clock
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.events.board import Board
 from tumbler_server.events.log import ANNOUNCEMENTS, Head
 from tumbler_server.events.ring import Ring
+from tumbler_server.freshness.board import Board
 from tumbler_server.store.database import Store
 from tumbler_server.store.failures import is_missing_table
 from tumbler_server.trouble import Trouble
@@ -50,22 +50,22 @@ class Tail:
         follower: Follower,
         max_staleness: int = MAX_STALENESS,
         board: Board | None = None,
-        uptime: Clock = clock.uptime,
+        monotonic: Clock = clock.monotonic,
     ) -> None:
         self._store = store
         self._follower = follower
         self._max_staleness = max_staleness
         self._board = board or Board()
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._moved: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # never held while the database is read
         # Held while SQLite is read. Every thread sees each commit. The first to take the lock reads it for all of them.
         self._reading = threading.Lock()
         self._thread = threading.local()
-        self._confirmed = uptime()
+        self._confirmed = monotonic()
         self._blocked_until = 0
         self._failure = StoreUnavailable()  # raised while blocked
-        self._stale = Trouble("keys are verified from memory, as --stale-if-error allows", uptime)
+        self._stale = Trouble("keys are verified from memory, as --stale-if-error allows", monotonic)
         self._commits_show = store.version() is not None
         self._head = log.head(store)
         self.ring = Ring(self._head.revision)
@@ -81,7 +81,7 @@ class Tail:
     @property
     def age(self) -> int:
         """How many microseconds ago the position was known to be the newest."""
-        return self._uptime() - self._confirmed
+        return self._monotonic() - self._confirmed
 
     def on_move(self, moved: Callable[[], None]) -> None:
         """Set the callback for changes of the position. It must return at once."""
@@ -99,16 +99,16 @@ class Tail:
         """
         return self._store.version()
 
-    def known(self, at_least: int = 0, exactly: bool = False) -> int | None:
+    def known(self, at_least: int = 0, fully_consistent: bool = False) -> int | None:
         """Return the position if an answer may rest on it, or None if the log must be read.
 
         For databases where commits do not show. The position must have been the newest within ``max_staleness``,
-        include all that this server has committed, and reach ``at_least``. With ``exactly``, the log must always be
-        read.
+        include all that this server has committed, and reach ``at_least``. With ``fully_consistent``, the log must
+        always be read.
         """
         position = self._head.revision
         if (
-            not exactly
+            not fully_consistent
             and position >= at_least
             and position >= self._board.newest()
             and not self._store.lost
@@ -117,7 +117,7 @@ class Tail:
             return position
         return None
 
-    def look(self, at_least: int = 0, exactly: bool = False) -> int:
+    def look(self, at_least: int = 0, fully_consistent: bool = False) -> int:
         """Return a position that an answer may rest on, after applying the events up to it.
 
         If commits show (SQLite), that is the newest position. Otherwise it is a ``known`` one. If there is none, the
@@ -128,12 +128,12 @@ class Tail:
             unchanged = self._store.version() == getattr(self._thread, "version", None)
             position = self._head.revision if unchanged else None
         else:
-            position = self.known(at_least, exactly)
+            position = self.known(at_least, fully_consistent)
         return self.confirm() if position is None else position
 
     def confirm(self) -> int:
         """Do what ``catch_up`` does, but raise ``StoreUnavailable`` at once while the database is known to be down."""
-        if self._blocked_until and self._uptime() < self._blocked_until:
+        if self._blocked_until and self._monotonic() < self._blocked_until:
             raise StoreUnavailable(self._failure.cause, self._failure.said)
         return self.catch_up()
 
@@ -162,7 +162,7 @@ class Tail:
 
         Raises ``StoreUnavailable`` if the database does not answer. No key may be accepted then.
         """
-        began = self._uptime()
+        began = self._monotonic()
         if self._blocked_until:  # one caller at a time checks whether the database is back
             self._blocked_until = began + _PAUSE
         try:
@@ -170,15 +170,15 @@ class Tail:
             if version is None:
                 self._read_all()
             elif version != getattr(self._thread, "version", None):
-                seen = self._uptime()
+                seen = self._monotonic()
                 with self._reading:
                     if self._confirmed <= seen:
-                        began = self._uptime()
+                        began = self._monotonic()
                         self._read_all()
                         self._confirmed = began
                 self._thread.version = version
         except StoreUnavailable as failure:
-            self._blocked_until = self._uptime() + _PAUSE
+            self._blocked_until = self._monotonic() + _PAUSE
             self._failure = StoreUnavailable(failure.cause, failure.said)
             raise
         self._blocked_until = 0

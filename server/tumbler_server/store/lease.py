@@ -25,14 +25,14 @@ class LeaseLost(Exception):
 class Lease:
     """A process's view of the lease. For one thread, except ``held``."""
 
-    def __init__(self, store: Store, holder: str, span: int = SPAN, uptime: Clock = clock.uptime) -> None:
+    def __init__(self, store: Store, holder: str, span: int = SPAN, monotonic: Clock = clock.monotonic) -> None:
         """Take part as ``holder``, a name that no other process has, unless that process is known to have ended."""
         self._store = store
         self._holder = holder
         self._span = span
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._seen: tuple[int, int] | None = None  # term and beat of another holder
-        self._since = uptime()  # when that pair was first seen
+        self._since = monotonic()  # when that pair was first seen
         self._term = 0
         self._beat = 0
         self._beaten = 0
@@ -45,14 +45,14 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether this process may act."""
-        return self._term > 0 and self._uptime() - self._beaten < self._span * 2 // 3
+        return self._term > 0 and self._monotonic() - self._beaten < self._span * 2 // 3
 
     def keep(self) -> bool:
         """Renew the lease if it is ours and due, or take it if it is free. Return whether it is held.
 
         Call this several times per span. Raises ``StoreUnavailable``.
         """
-        began = self._uptime()
+        began = self._monotonic()
         if self._term:
             if began - self._beaten >= self._span // 5:
                 self._raise(began)

@@ -9,18 +9,18 @@ import sys
 from dataclasses import dataclass
 
 from tumbler_server import logs
-from tumbler_server.clock import Clock, system_clock, uptime
+from tumbler_server.clock import Clock, monotonic, system_clock
 from tumbler_server.config import Config
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
-from tumbler_server.events.acting import Acting
-from tumbler_server.events.lease import Lease
-from tumbler_server.events.timekeeping import Timekeeper, Timekeeping
-from tumbler_server.keys.alarms import Alarms
-from tumbler_server.keys.claims import Claims
-from tumbler_server.keys.pepper import vault
 from tumbler_server.processes import READY, take_up, wait_for_parent
+from tumbler_server.scheduler.acting import Acting
+from tumbler_server.scheduler.alarms import Alarms
+from tumbler_server.scheduler.timekeeping import Timekeeper, Timekeeping
+from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.pepper import vault
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
+from tumbler_server.store.lease import Lease
 from tumbler_server.webhooks.dispatch import Dispatch
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.outbox import Outbox
@@ -59,7 +59,7 @@ def build_scheduler(
     config: Config,
     holder: str,
     clock: Clock = system_clock,
-    uptime: Clock = uptime,
+    monotonic: Clock = monotonic,
     look_up: LookUp | None = None,
 ) -> Scheduler:
     """Wire the duties. ``holder`` is the name in the lease. ``look_up`` resolves host names, if given.
@@ -73,17 +73,17 @@ def build_scheduler(
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver))
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
-    believed = Timekeeper(store, clock, uptime, tells=False).now
+    believed = Timekeeper(store, clock, monotonic, tells=False).now
     dispatch = Dispatch(store, endpoints, poster.post, Claims(peppers).token, believed, clock)
     duties = (
-        Timekeeping(store, clock, uptime),
+        Timekeeping(store, clock, monotonic),
         Alarms(store, believed),
         Outbox(store, believed),
         dispatch,
-        Upkeep(store, endpoints, believed, config.event_retention, uptime),
+        Upkeep(store, endpoints, believed, config.event_retention, monotonic),
     )
-    lease = Lease(store, holder, config.scheduler_lease, uptime)
-    acting = Acting(lease, duties, config.scheduler_lease, uptime)
+    lease = Lease(store, holder, config.scheduler_lease, monotonic)
+    acting = Acting(lease, duties, config.scheduler_lease, monotonic)
     dispatch.finished = acting.wake
     return Scheduler(store, acting, dispatch, poster, resolver)
 

@@ -7,8 +7,7 @@ from tumbler_server.clock import Clock
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys import evidence
-from tumbler_server.keys.record import Sealed
-from tumbler_server.keys.secret import Hasher
+from tumbler_server.secrets.secret import Hasher, Sealed
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 from tumbler_server.trouble import Trouble

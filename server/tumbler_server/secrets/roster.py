@@ -84,12 +84,14 @@ def differing(ours: Sequence[str], others: Mapping[str, Sequence[str]]) -> dict[
 class Roster:
     """A process's row, and its comparisons with the rows of its peers."""
 
-    def __init__(self, store: Store, pepper_ids: Sequence[str], clock: Clock, uptime: Clock = clocks.uptime) -> None:
+    def __init__(
+        self, store: Store, pepper_ids: Sequence[str], clock: Clock, monotonic: Clock = clocks.monotonic
+    ) -> None:
         self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._store = store
         self._ours = tuple(pepper_ids)
         self._clock = clock
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._beat = 0
         self._beats: dict[str, tuple[int, int]] = {}  # the beat of each peer, and since when it is unchanged
         self._told: tuple[Mapping[str, Sequence[str]], Sequence[str]] = ({}, ())
@@ -137,7 +139,7 @@ class Roster:
 
     def _gone(self, beats: Mapping[str, int]) -> dict[str, int]:
         """Return the peers whose beat has been unchanged for too long, with that beat."""
-        now = self._uptime()
+        now = self._monotonic()
         self._beats = {
             name: self._beats[name] if self._beats.get(name, (0,))[0] == beat else (beat, now)
             for name, beat in beats.items()

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import bcrypt
 
 from tumbler import keyformat
-from tumbler_server.keys.pepper import Pepper
-from tumbler_server.keys.record import Sealed
+from tumbler_server.secrets.pepper import Pepper
 
 DEFAULT_COST = 10
 CHEAPEST_COST = 4
@@ -25,6 +24,15 @@ class NewKey:
     key_prefix: str
     text: str = field(repr=False)
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The stored proofs of a secret: its bcrypt hash and, if there was a pepper, a digest. Never shown."""
+
+    secret_hash: str = field(repr=False)
+    digest: bytes | None = field(repr=False)
+    pepper_id: str
 
 
 def generate(prefix: str) -> NewKey:

@@ -9,7 +9,7 @@ from tumbler_server import limits
 from tumbler_server.events import log
 from tumbler_server.events.log import Event
 from tumbler_server.events.ring import SIZE
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store
 
 MOST_EVENTS = limits.NOTICE_EVENTS.most

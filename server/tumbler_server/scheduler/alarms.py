@@ -7,11 +7,11 @@ from typing import Any
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, Clock
 from tumbler_server.events import log
-from tumbler_server.events.lease import Lease
 from tumbler_server.events.log import Change
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.lease import Lease
 
 BATCH = 20
 """Most keys in one transaction. Other writers wait for it, about 3 ms."""

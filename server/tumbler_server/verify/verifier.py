@@ -8,32 +8,33 @@ from tumbler.decide import Code, Demand, decide
 from tumbler_server import metrics
 from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys import evidence, record
-from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.first_use import FirstUses
-from tumbler_server.keys.record import Key, Sealed
-from tumbler_server.keys.resealer import Resealer
-from tumbler_server.keys.secret import Hasher, same
-from tumbler_server.keys.usage import Usage
+from tumbler_server.keys.record import Key
+from tumbler_server.secrets.secret import Hasher, Sealed, same
 from tumbler_server.store.database import Store
 from tumbler_server.trouble import Trouble
+from tumbler_server.verify.cache import ProofCache
+from tumbler_server.verify.first_use import FirstUses
+from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.usage import Usage
 
 
 class Question(NamedTuple):
     """A presented key, the demand on it, and how fresh the answer must be.
 
-    ``at_least`` is the oldest revision that the answer may reflect. With ``exactly``, the answer reflects every change
-    that returned before the call, on any server.
+    ``at_least`` is the oldest revision that the answer may reflect. With ``fully_consistent``, the answer reflects
+    every change that returned before the call, on any server.
     """
 
     text: str
     demand: Demand = Demand()
     at_least: int = 0
-    exactly: bool = False
+    fully_consistent: bool = False
 
     def __repr__(self) -> str:
-        return f"Question(demand={self.demand}, at_least={self.at_least}, exactly={self.exactly})"  # without the key
+        # Without the key.
+        return f"Question(demand={self.demand}, at_least={self.at_least}, fully_consistent={self.fully_consistent})"
 
 
 class View(NamedTuple):
@@ -118,9 +119,9 @@ class Verifier:
         Raises ``InvalidFields`` if the question names a revision that does not exist yet, and ``StoreUnavailable`` if
         the database does not answer. There is no verdict then.
         """
-        _, _, at_least, exactly = question
-        if view is None or exactly or view.position < at_least:
-            view = self._view(at_least, exactly)
+        _, _, at_least, fully_consistent = question
+        if view is None or fully_consistent or view.position < at_least:
+            view = self._view(at_least, fully_consistent)
         reached(question, view)
         key = self.recall(question.text)
         if isinstance(key, Unknown):
@@ -205,22 +206,22 @@ class Verifier:
                 self._first_uses.note(key)
         return Verdict(code, now, view, key, any_project)
 
-    def last_resort(self, at_least: int, exactly: bool) -> View | None:
+    def last_resort(self, at_least: int, fully_consistent: bool) -> View | None:
         """Return an older view if the operator allows stale answers while the database is unavailable, else None.
 
         This is the explicit opt-in of an operator who prefers stale answers to no answers.
         """
         position = self._tail.last_resort(self._stale_if_error) if self._stale_if_error else None
-        if position is None or exactly or position < at_least:
+        if position is None or fully_consistent or position < at_least:
             return None
         metrics.STALE_ANSWERS.inc()
         return View(position, self._tail.age)
 
-    def _view(self, at_least: int, exactly: bool) -> View:
+    def _view(self, at_least: int, fully_consistent: bool) -> View:
         try:
-            return View(self._tail.look(at_least, exactly))
+            return View(self._tail.look(at_least, fully_consistent))
         except StoreUnavailable:
-            view = self.last_resort(at_least, exactly)
+            view = self.last_resort(at_least, fully_consistent)
             if view is None:
                 raise
             return view

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import itsdangerous
 
 from tumbler_server.errors import ClaimTokenInvalid, WebhooksNeedPepper
-from tumbler_server.keys.pepper import Pepper
+from tumbler_server.secrets.pepper import Pepper
 
 PREFIX = "claim_"
 """The prefix of tokens, by which people and secret scanners recognize them."""

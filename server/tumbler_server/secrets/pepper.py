@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tumbler_server.errors import SetupError
-from tumbler_server.webhooks.vault import Vault
+from tumbler_server.secrets.vault import Vault
 
 SIZE = 32
 """Bytes of a pepper."""

@@ -40,8 +40,8 @@ UPDATE api_key SET last_used_time = noted.value FROM json_each(?) AS noted
 WHERE api_key.id = noted.key AND api_key.last_used_time < noted.value - {EXACTNESS}
 """  # noqa: S608 - no input in it
 # Rows are locked in id order, so two servers that write the same keys do not deadlock. Most changes lock only one
-# existing row. Those that lock several (`keys.first_use`, `keys.alarms`) may do so in another order: then the store
-# retries the transaction that the database aborts.
+# existing row. Those that lock several (`verify.first_use`, `scheduler.alarms`) may do so in another order: then the
+# store retries the transaction that the database aborts.
 _ON_POSTGRESQL = f"""
 WITH noted AS (
   SELECT k.id, n.at FROM api_key k JOIN unnest(%s::text[], %s::bigint[]) AS n (id, at) ON k.id = n.id
@@ -57,11 +57,11 @@ class Usage:
     """Records when keys are used. Safe for use by many threads."""
 
     def __init__(
-        self, store: Store, uptime: Clock = clock.uptime, translate: Callable[[int], int] = lambda noted: noted
+        self, store: Store, monotonic: Clock = clock.monotonic, translate: Callable[[int], int] = lambda noted: noted
     ) -> None:
         """``translate`` converts a time of this process's clock to the time to store. It may raise."""
         self._store = store
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._translate = translate
         # Always the same dictionary. Each operation on it is atomic: setting an item, `list` of its keys, `pop`,
         # `setdefault`. If a flush swapped in a new one, a thread that had just looked up the old one could write its
@@ -90,12 +90,12 @@ class Usage:
             waiting = list(self._notes)
             done = 0
             while done < len(waiting):
-                began = self._uptime()
+                began = self._monotonic()
                 batch = waiting[done : done + self._size]
                 if not self._write(batch):
                     return
                 done += len(batch)
-                took = self._uptime() - began
+                took = self._monotonic() - began
                 if took > _LONGEST:
                     self._size = max(_LEAST_SIZE, self._size // 2)
                 elif took < _LONGEST // 4 and len(batch) == self._size:

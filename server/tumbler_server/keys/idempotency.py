@@ -11,7 +11,7 @@ import peewee
 
 from tumbler_server.errors import RequestIdReused
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.secret import same
+from tumbler_server.secrets.secret import same
 from tumbler_server.store.database import Transaction
 from tumbler_server.store.models import RequestRow
 

@@ -2,7 +2,7 @@
 
 It reads everything, in pages, while changes go on. It trusts the head and anchor of the log: an attacker who can write
 to the database can move both, and rewrite what is between them. A copy that is kept elsewhere shows that
-(``keys.copies``). The retention, which the database does not know, shows an anchor that was moved past young events.
+(``audit.copies``). The retention, which the database does not know, shows an anchor that was moved past young events.
 docs/security.md says what an audit can find.
 """
 
@@ -11,13 +11,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from tumbler_server.audit.copies import STRANGE
 from tumbler_server.clock import NEVER, Clock, rfc3339, system_clock
-from tumbler_server.events import kept, log, timekeeping
+from tumbler_server.events import kept, log
 from tumbler_server.events.kept import ALTERED
 from tumbler_server.events.log import GENESIS, EventType
 from tumbler_server.keys import evidence, record, schedule
-from tumbler_server.keys.copies import STRANGE
 from tumbler_server.keys.evidence import Row
+from tumbler_server.scheduler import timekeeping
 from tumbler_server.store.database import COCKROACHDB, Store
 
 _SHOWN = 20
@@ -130,7 +131,7 @@ class _Chain:
 def removable(store: Store, clock: Clock, retention: int | None) -> int:
     """Return the time before which events may have been removed; without a retention it is not known: ``NEVER``.
 
-    A wrong clock can remove events a day early (``events.timekeeping``).
+    A wrong clock can remove events a day early (``scheduler.timekeeping``).
     """
     return NEVER if retention is None else _now(store, clock) - retention + timekeeping.LEAP
 

@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import Executor
 
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.tail import Tail
 
 
 class Glance:
@@ -22,7 +22,7 @@ class Glance:
         self._latest: asyncio.Task[int] | None = None
         self._of_this_turn: int | None = None
 
-    def now(self, at_least: int = 0, exactly: bool = False) -> int | None:
+    def now(self, at_least: int = 0, fully_consistent: bool = False) -> int | None:
         """Return a position that an answer may rest on, or None if the log must be read first.
 
         One look serves all calls of this pass of the event loop. A call that runs before ``_turn_over`` was already in
@@ -30,7 +30,7 @@ class Glance:
         """
         tail = self._tail
         if not tail.commits_show:
-            return tail.known(at_least, exactly)
+            return tail.known(at_least, fully_consistent)
         position = self._of_this_turn
         if position is None and tail.version() == self._seen:
             position = self._of_this_turn = tail.position

@@ -5,7 +5,7 @@ import threading
 
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.events.tail import Tail
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import SQLITE, Listener, Store
 from tumbler_server.trouble import Trouble
 

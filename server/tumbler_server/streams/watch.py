@@ -24,12 +24,12 @@ from tumbler_server import clock as clocks
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, SECOND, Clock
 from tumbler_server.errors import ReaderTooSlow, ServerStopping
-from tumbler_server.events.feed import Feed, Notice
-from tumbler_server.events.places import Places, overloaded
 from tumbler_server.events.ring import SIZE
-from tumbler_server.events.tail import Tail
-from tumbler_server.events.wheel import TICK, Wheel
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store
+from tumbler_server.streams.feed import Feed, Notice
+from tumbler_server.streams.places import Places, overloaded
+from tumbler_server.streams.wheel import TICK, Wheel
 
 FRESH = SECOND // 2
 """The greatest age of a heartbeat's promise when it is sent."""
@@ -136,12 +136,12 @@ class Hub:
         clock: Clock,
         most: int,
         max_staleness: int,
-        uptime: Clock,
+        monotonic: Clock,
         blocking: Executor,
     ) -> None:
         self._tail = tail
         self._clock = clock
-        self._uptime = uptime
+        self._monotonic = monotonic
         self._blocking = blocking
         self._fresh = min(FRESH, max_staleness)
         self._feed = Feed(store, tail)
@@ -149,7 +149,7 @@ class Hub:
         self._places: Places[Stream] = Places(most)
         self._streams: set[Stream] = set()
         self._by_project: defaultdict[str, set[Stream]] = defaultdict(set)
-        self._wheel: Wheel[Stream] = Wheel(uptime())
+        self._wheel: Wheel[Stream] = Wheel(monotonic())
         self._late: set[Stream] = set()
         self._ready: deque[Stream] = deque()
         self._giving_turns = False
@@ -201,8 +201,8 @@ class Hub:
         """End all streams, and wait at most a second for them to finish."""
         self.say_goodbye()
         self._tail.on_move(lambda: None)
-        deadline = clocks.uptime() + int(_FAREWELL * SECOND)
-        while self._streams and clocks.uptime() < deadline:
+        deadline = clocks.monotonic() + int(_FAREWELL * SECOND)
+        while self._streams and clocks.monotonic() < deadline:
             await asyncio.sleep(TICK / SECOND)
         if self._ticking:
             self._ticking.cancel()
@@ -210,7 +210,7 @@ class Hub:
     def _open(self, listener: Listener, project_id: str, until: int, interval: int, start: int | None) -> Stream:
         if self._closed:
             raise ServerStopping
-        now, task = self._uptime(), asyncio.current_task()
+        now, task = self._monotonic(), asyncio.current_task()
         stream = Stream(listener, project_id, listener.tenant, listener.key_id, interval, now, until, start, task)
         if leaver := self._places.take(stream):
             self._end(leaver, overloaded("the server ended the stream to make room for another project"))
@@ -331,7 +331,7 @@ class Hub:
 
     def _beat(self) -> None:
         """Queue every stream whose heartbeat is due. If the position is stale, have it confirmed first."""
-        self._late.update(self._wheel.due(self._uptime()))
+        self._late.update(self._wheel.due(self._monotonic()))
         if not self._late:
             return
         if self._tail.age > self._fresh:
@@ -345,10 +345,10 @@ class Hub:
 
     def _schedule(self, stream: Stream, span: int) -> None:
         span = min(span, max(0, stream.until - self._clock())) if stream.until != NEVER else span
-        self._wheel.put(stream, self._uptime() + span)
+        self._wheel.put(stream, self._monotonic() + span)
 
     def _end_slow(self) -> None:
-        now = self._uptime()
+        now = self._monotonic()
         for stream, since in self._writing.items():
             if now - since <= PATIENCE:
                 return
@@ -370,7 +370,7 @@ class Hub:
             return True
         beat = stream.beat
         # Keep this order: the position, read last, includes all that had been committed by `confirmed`, read first.
-        confirmed = self._uptime() - self._tail.age
+        confirmed = self._monotonic() - self._tail.age
         position = self._tail.position
         notice = self._feed.recent(stream.project_id, stream.cursor)
         if notice is None:
@@ -387,7 +387,7 @@ class Hub:
         if notice.cursor < position:
             return True
         stream.live, stream.waited = True, 0
-        if beat and self._uptime() - confirmed <= self._fresh:
+        if beat and self._monotonic() - confirmed <= self._fresh:
             stream.beat = False
             await self._send(stream, self._feed.nothing(notice.cursor), stream.listener.date(confirmed - stream.opened))
         elif beat:
@@ -408,7 +408,7 @@ class Hub:
 
     async def _begin(self, stream: Stream) -> None:
         """Set where a stream begins. The position must include every change that had returned when it was opened."""
-        if self._tail.age >= self._uptime() - stream.opened:
+        if self._tail.age >= self._monotonic() - stream.opened:
             if _CONFIRM in self._readings:  # that read may have begun before the stream was opened
                 await self._answer(stream, _CONFIRM, self._tail.confirm)
             await self._answer(stream, _CONFIRM, self._tail.confirm)
@@ -424,12 +424,12 @@ class Hub:
     async def _send(self, stream: Stream, notice: Notice, date: bytes = b"") -> None:
         if notice.rendered is None:
             object.__setattr__(notice, "rendered", stream.listener.render(notice))
-        began = self._writing[stream] = self._uptime()
+        began = self._writing[stream] = self._monotonic()
         try:
             await stream.listener.write(notice.rendered + date)  # type: ignore[operator]  # it has just been set
         finally:
             del self._writing[stream]
-        stream.waited += self._uptime() - began
+        stream.waited += self._monotonic() - began
 
     # Database reads.
 

@@ -1,0 +1,1 @@
+"""The Watch streams: which stream gets which events, and when."""

@@ -1,0 +1,1 @@
+"""Verification of keys, and what follows a valid one: last use, first use, rehash."""
