@@ -18,10 +18,11 @@ import psycopg
 
 from tumbler import keyformat
 from tumbler_server.clock import DAY, NEVER, SECOND, system_clock
+from tumbler_server.defaults import BCRYPT_COST
 from tumbler_server.keys import record
 from tumbler_server.keys.record import Key
 from tumbler_server.secrets import pepper
-from tumbler_server.secrets.secret import DEFAULT_COST, Hasher, Sealed
+from tumbler_server.secrets.secret import Hasher, Sealed
 from tumbler_server.store.models import ApiKeyRow
 
 PROJECT = "acme"
@@ -56,7 +57,7 @@ def add_digested(
     """
     newest = pepper.load(pepper_file)[0]
     (other,) = texts(1)
-    hashed = Hasher(DEFAULT_COST, [newest]).seal(other, keyformat.parse(other).secret).secret_hash
+    hashed = Hasher(BCRYPT_COST, [newest]).seal(other, keyformat.parse(other).secret).secret_hash
 
     def sealed(text: str) -> Sealed:
         return Sealed(hashed, hmac.digest(newest.secret, text.encode(), "sha256"), newest.id)
@@ -66,7 +67,7 @@ def add_digested(
 
 def add_undigested(url: str, keys: Sequence[str]) -> None:
     """Add keys without digests, which only bcrypt verifies, at its default cost."""
-    hasher = Hasher(DEFAULT_COST)
+    hasher = Hasher(BCRYPT_COST)
 
     def seal(text: str) -> Sealed:
         return hasher.seal(text, keyformat.parse(text).secret)

@@ -18,8 +18,8 @@ from benchmarks.load import SERVER_CORE, Unfit
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.config import Installation
+from tumbler_server.defaults import BCRYPT_COST
 from tumbler_server.freshness.board import board_file
-from tumbler_server.secrets.secret import DEFAULT_COST
 from tumbler_server.supervisor import reserved
 
 SERVICE = "/tumbler.v1.ApiKeyService"
@@ -48,7 +48,7 @@ class House:
 def found(data_dir: Path, database: str = "") -> House:
     """Create an installation with the server's defaults."""
     installation = Installation(data_dir, database)
-    return House(installation, founding.found(installation, DEFAULT_COST, "tmb"))
+    return House(installation, founding.found(installation, BCRYPT_COST, "tmb"))
 
 
 @contextmanager

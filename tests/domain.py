@@ -5,8 +5,9 @@ from typing import Any
 
 from tests.harness import CHEAP, FrozenClock
 from tumbler_server.clock import HOUR, MINUTE
+from tumbler_server.defaults import MAX_STALENESS
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.freshness.tail import MAX_STALENESS, Tail
+from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.listing import Listing

@@ -1,55 +1,26 @@
-"""The commands ``tumbler-server audit …``: whether the log and the keys are what was written."""
+"""What the commands ``tumbler-server audit …`` do: whether the log and the keys are what was written."""
 
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
 
 import rich.console
 import rich.progress
-import typer
 
 from tumbler_server.audit import audit, copies
 from tumbler_server.audit.audit import Audit
 from tumbler_server.audit.copies import STRANGE, Comparison
 from tumbler_server.clock import HOUR, rfc3339, system_clock
-from tumbler_server.config import Installation, Json, parse_span, takes_settings
+from tumbler_server.config import Installation
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable, explain
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 
-app = typer.Typer(help="Check the audit trail.", no_args_is_help=True)
 
-
-@app.command("verify")
-@takes_settings
-def verify(
-    data_dir: Path,
-    database: str,
-    copy: Annotated[
-        Path | None,
-        typer.Option("--against", help="Also compare with this copy: the output of `audit export` or `audit head`."),
-    ] = None,
-    retention: Annotated[
-        int | None,
-        typer.Option(
-            "--event-retention",
-            envvar="TUMBLER_EVENT_RETENTION",
-            parser=parse_span,
-            metavar="DURATION",
-            help="What the servers run with: also report events that were removed although they are younger.",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Recompute the hash chain of all events, and compare every key with its events. Exits with 1 if anything is wrong.
-
-    Events that servers removed because of their age (`serve --event-retention`) are not reported as missing.
-    The database does not know the retention: give it here to have events reported that were removed too early.
-    The server may keep running.
-    """
-    with _audited(data_dir, database) as store:
+def verify(installation: Installation, copy: Path | None, retention: int | None, as_json: bool) -> bool:
+    """Audit, compare with a copy if there is one, and print what was found. Return whether nothing is wrong."""
+    with _audited(installation) as store:
         with contextlib.closing(_Meter()) as meter:
             found = _found(store, meter, retention)
         compared = None
@@ -73,22 +44,12 @@ def verify(
             print(f"the copy: {compared.compared:,} lines match the log; {told}")
     else:
         print("\n".join(problems))
-    if problems:
-        raise typer.Exit(1)
+    return not problems
 
 
-@app.command("export")
-@takes_settings
-def export(
-    data_dir: Path,
-    database: str,
-    after: Annotated[int, typer.Option(min=0, help="Begin after this revision, to continue an earlier copy.")] = 0,
-) -> None:
-    """Write all events with their hashes to stdout, one JSON object per line. They contain no secrets.
-
-    Keep the copy where those who can write to the database cannot change it. `audit verify --against` compares with it.
-    """
-    with _audited(data_dir, database) as store:
+def export(installation: Installation, after: int) -> None:
+    """Print all events after a revision, one JSON object per line."""
+    with _audited(installation) as store:
         try:
             for line in copies.lines(store, after):
                 print(line)
@@ -96,14 +57,9 @@ def export(
             raise _unreadable(failure) from None
 
 
-@app.command("head")
-@takes_settings
-def head(data_dir: Path, database: str) -> None:
-    """Print one line to note down: the newest event and its hash, which covers all events before it.
-
-    Later, `audit verify --against FILE` says whether the log still has them.
-    """
-    with _audited(data_dir, database) as store:
+def head(installation: Installation) -> None:
+    """Print one line for the whole log."""
+    with _audited(installation) as store:
         try:
             print(copies.head(store))
         except STRANGE as failure:
@@ -146,8 +102,8 @@ def _instant(moment: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _audited(data_dir: Path, database: str) -> Iterator[Store]:
-    store = open_store(Installation(data_dir, database).database_url, timeout=HOUR)  # it reads everything
+def _audited(installation: Installation) -> Iterator[Store]:
+    store = open_store(installation.database_url, timeout=HOUR)  # it reads everything
     try:
         migrations.check(store)
         yield store

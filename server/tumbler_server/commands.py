@@ -11,26 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import rich.console
-import rich.progress
-import rich.table
 import typer
 
-from tumbler_server import auditing, founding, logs, worker
-from tumbler_server import doctor as diagnosis
-from tumbler_server.audit import recording
-from tumbler_server.clock import rfc3339, system_clock
-from tumbler_server.config import Config, Installation, Json, takes_settings
+from tumbler_server.config import Config, Installation, Json, parse_span, takes_settings
 from tumbler_server.errors import InvalidFields, SetupError, StoreUnavailable, explain
-from tumbler_server.freshness.board import Board
-from tumbler_server.handover import Handover
-from tumbler_server.processes import ENDING, Ending
-from tumbler_server.scheduler import timekeeping
-from tumbler_server.secrets import pepper as pepper_file
-from tumbler_server.store import migrations
-from tumbler_server.store.database import open_store
-from tumbler_server.store.failures import describe
-from tumbler_server.supervisor import supervise
+
+# Each command imports what only its work needs, so that --help does not wait for that.
 
 app = typer.Typer(
     name="tumbler-server",
@@ -40,7 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 pepper_app = typer.Typer(help="Manage the pepper file.", no_args_is_help=True)
-app.add_typer(auditing.app, name="audit")
+audit_app = typer.Typer(help="Check the audit trail.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
 app.add_typer(pepper_app, name="pepper")
 
 Output = Annotated[
@@ -73,6 +60,9 @@ def init(
 
     If you lose the first key, `tumbler-server operator-key` makes another.
     """
+    from tumbler_server import founding
+    from tumbler_server.handover import Handover
+
     with Handover(output) as handover:
         text = founding.found(installation, bcrypt_cost, default_prefix, handover.keep)
         where = f"the first key, in {output}." if output else "this first key:"
@@ -115,6 +105,9 @@ def operator_key(
 
         tumbler keys list --project tumbler
     """
+    from tumbler_server import founding
+    from tumbler_server.handover import Handover
+
     with Handover(output) as handover:
         try:
             made = founding.make_operator_key(
@@ -140,6 +133,9 @@ def serve(config: Config) -> None:
 
     tumbler-server serve --listen 127.0.0.1:50051
     """
+    from tumbler_server import supervisor, worker
+    from tumbler_server.freshness.board import Board
+
     _configure_logs(config.log_level, config.log_format)
 
     def ready(port: int) -> None:
@@ -152,7 +148,7 @@ def serve(config: Config) -> None:
             ) from None
 
     if config.workers > 1:
-        supervise(config, ready, _stopping)
+        supervisor.supervise(config, ready, _stopping)
     else:
         worker.serve(config, Board(), ready, _stopping_alone)
 
@@ -164,6 +160,11 @@ def migrate(data_dir: Path, database: str) -> None:
 
     You can run it more than once: it records in the log the keys that a server of an older version changed meanwhile.
     """
+    from tumbler_server.audit import recording
+    from tumbler_server.clock import system_clock
+    from tumbler_server.store import migrations
+    from tumbler_server.store.database import open_store
+
     store = open_store(Installation(data_dir, database).database_url)
     if migrations.current(store) == 0:
         raise SetupError("the database is empty: run `tumbler-server init` first")
@@ -184,6 +185,11 @@ def trust_clock(data_dir: Path, database: str) -> None:
     Servers do not trust such a clock, and remove and announce nothing by it, until you run this command or a server
     has run with the clock for a day. Running servers act on the command within a minute.
     """
+    from tumbler_server.clock import rfc3339, system_clock
+    from tumbler_server.scheduler import timekeeping
+    from tumbler_server.store import migrations
+    from tumbler_server.store.database import open_store
+
     store = open_store(Installation(data_dir, database).database_url)
     migrations.check(store)
     now = system_clock()
@@ -196,6 +202,11 @@ def trust_clock(data_dir: Path, database: str) -> None:
 @takes_settings
 def doctor(installation: Installation, as_json: Json = False) -> None:
     """Show what is wrong with this installation, and how to fix it. Exits with 1 if anything is wrong."""
+    import rich.console
+    import rich.table
+
+    from tumbler_server import doctor as diagnosis
+
     findings = diagnosis.examine(installation)
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
@@ -209,6 +220,67 @@ def doctor(installation: Installation, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@audit_app.command("verify")
+@takes_settings
+def audit_verify(
+    data_dir: Path,
+    database: str,
+    copy: Annotated[
+        Path | None,
+        typer.Option("--against", help="Also compare with this copy: the output of `audit export` or `audit head`."),
+    ] = None,
+    retention: Annotated[
+        int | None,
+        typer.Option(
+            "--event-retention",
+            envvar="TUMBLER_EVENT_RETENTION",
+            parser=parse_span,
+            metavar="DURATION",
+            help="What the servers run with: also report events that were removed although they are younger.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute the hash chain of all events, and compare every key with its events. Exits with 1 if anything is wrong.
+
+    Events that servers removed because of their age (`serve --event-retention`) are not reported as missing.
+    The database does not know the retention: give it here to have events reported that were removed too early.
+    The server may keep running.
+    """
+    from tumbler_server import auditing
+
+    if not auditing.verify(Installation(data_dir, database), copy, retention, as_json):
+        raise typer.Exit(1)
+
+
+@audit_app.command("export")
+@takes_settings
+def audit_export(
+    data_dir: Path,
+    database: str,
+    after: Annotated[int, typer.Option(min=0, help="Begin after this revision, to continue an earlier copy.")] = 0,
+) -> None:
+    """Write all events with their hashes to stdout, one JSON object per line. They contain no secrets.
+
+    Keep the copy where those who can write to the database cannot change it. `audit verify --against` compares with it.
+    """
+    from tumbler_server import auditing
+
+    auditing.export(Installation(data_dir, database), after)
+
+
+@audit_app.command("head")
+@takes_settings
+def audit_head(data_dir: Path, database: str) -> None:
+    """Print one line to note down: the newest event, its hash, which covers all events before it, and its time.
+
+    Later, `audit verify --against FILE` says whether the log still has them.
+    """
+    from tumbler_server import auditing
+
+    auditing.head(Installation(data_dir, database))
+
+
 @pepper_app.command("rotate")
 @takes_settings
 def pepper_rotate(
@@ -219,6 +291,8 @@ def pepper_rotate(
     ] = False,
 ) -> None:
     """Put a new pepper first in the file; then restart the servers. They re-sign keys on use; all keys keep working."""
+    from tumbler_server.secrets import pepper as pepper_file
+
     path = Installation(data_dir, pepper=pepper).pepper_file
     if create:
         pepper_file.create(path)
@@ -235,6 +309,8 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it is closed; what is printed to None goes to the other one
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+    from tumbler_server import logs
+
     logs.configure()
     os.umask(0o077)  # files that we create are private
     try:
@@ -247,6 +323,8 @@ def main() -> None:
         _say(f"tumbler-server: {where}{failure.strerror or type(failure).__name__}")
         sys.exit(1)
     except Exception as failure:
+        from tumbler_server.store.failures import describe
+
         said = describe(failure)
         if said is None:
             raise
@@ -264,6 +342,8 @@ def _open_standard_files() -> None:
 
 
 def _configure_logs(level: str, form: str) -> None:
+    from tumbler_server import logs
+
     if level not in logs.LEVELS:
         raise typer.BadParameter(f"--log-level must be one of {', '.join(logs.LEVELS)}")
     if form and form not in logs.FORMATS:
@@ -276,6 +356,8 @@ def _stopping() -> None:
 
 
 def _stopping_alone() -> None:
+    from tumbler_server.processes import ENDING, Ending
+
     _stopping()
     told = Ending()
 

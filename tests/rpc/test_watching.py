@@ -16,10 +16,10 @@ from tests.unit.test_watch import eventually
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server.clock import DAY, SECOND
+from tumbler_server.defaults import MAX_STALENESS
 from tumbler_server.errors import ReaderTooSlow, ScopeMissing, ServerStopping, Unauthenticated
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
 from tumbler_server.rpc.watch import Wanted, Watching

@@ -1,6 +1,8 @@
 """The import ladder: which room may import which (docs/architecture.md, "Rooms")."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 LADDER = (
-    "errors", "clock", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls",
+    "errors", "clock", "defaults", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls",
     "store", "secrets", "events", "freshness", "streams", "webhooks", "keys", "verify", "rpc", "config",
     "scheduler", "audit", "founding", "handover", "doctor", "auditing", "server", "worker", "supervisor",
     "commands", "__main__", "__init__",
@@ -32,7 +34,7 @@ KNOWN_TO = {
     "playhouse": ("store",),
     "apsw": ("store", "doctor"),
     "psycopg": ("store",),
-    "typer": ("config", "auditing", "commands"),
+    "typer": ("config", "commands"),
 }
 """Packages, and the rooms or files that may import them; other packages may be imported anywhere."""
 
@@ -77,3 +79,11 @@ class TestModule:
 def test_every_room_is_there() -> None:
     """The ladder has exactly the existing rooms."""
     assert {room_of(file) for file in FILES} == set(LADDER)
+
+
+def test_the_command_line_is_light() -> None:
+    """The command's module, which --help needs, loads nothing that only the work of a command needs."""
+    heavy = ("bcrypt", "cryptography", "grpc", "google.protobuf", "httpcore", "peewee", "prometheus_client", "psycopg")
+    program = f"import sys, tumbler_server.commands; print(sorted(set(sys.modules) & set({heavy})))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

@@ -9,10 +9,11 @@ import pytest
 from tests.domain import new_store
 from tests.harness import FrozenClock
 from tumbler_server.clock import SECOND
+from tumbler_server.defaults import SCHEDULER_LEASE
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.scheduler.acting import Acting
 from tumbler_server.store.database import Store
-from tumbler_server.store.lease import SPAN, Lease, LeaseLost
+from tumbler_server.store.lease import Lease, LeaseLost
 from tumbler_server.store.models import LeaseRow
 
 
@@ -22,7 +23,7 @@ class Process:
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.monotonic = FrozenClock(0)
-        self.lease = Lease(store, name, SPAN, self.monotonic)
+        self.lease = Lease(store, name, SCHEDULER_LEASE, self.monotonic)
 
     def live(self, seconds: int) -> bool:
         """Let this much time pass in a process that renews its lease every second."""
@@ -75,18 +76,18 @@ class TestLease:
     @pytest.mark.usefixtures("one")
     def test_taken_over(self, other: Process) -> None:
         """A holder that is silent for the whole span is replaced, and no sooner."""
-        assert not other.live(SPAN // SECOND - 1)
+        assert not other.live(SCHEDULER_LEASE // SECOND - 1)
         assert other.live(1)
         assert other.lease.term == 2
 
     def test_no_two(self, one: Process) -> None:
         """A stopped holder gives up the lease before another process can have it."""
-        one.monotonic.advance(SPAN * 2 // 3)
+        one.monotonic.advance(SCHEDULER_LEASE * 2 // 3)
         assert not one.lease.held
 
     def test_replaced_meanwhile(self, one: Process, other: Process) -> None:
         """A holder that was suspended and replaced may not write when it continues."""
-        other.live(SPAN // SECOND)
+        other.live(SCHEDULER_LEASE // SECOND)
         assert one.lease.held, "by its own clock, which stood still with it"
         assert not one.writes()
         assert not one.lease.held
@@ -94,11 +95,11 @@ class TestLease:
 
     def test_back_again(self, one: Process, other: Process) -> None:
         """A replaced process waits like any other, and takes over in its turn."""
-        other.live(SPAN // SECOND)
+        other.live(SCHEDULER_LEASE // SECOND)
         assert not one.live(6)
         together((one, other), 60)
         assert (one.lease.held, other.lease.held) == (False, True)
-        assert one.live(SPAN // SECOND + 1)
+        assert one.live(SCHEDULER_LEASE // SECOND + 1)
         assert one.lease.term == 3
 
     def test_handed_over(self, one: Process, other: Process) -> None:
@@ -130,7 +131,7 @@ class TestLease:
                 raise StoreUnavailable
 
             away.setattr(one.store, "write", fail)
-            for _ in range(SPAN // SECOND):
+            for _ in range(SCHEDULER_LEASE // SECOND):
                 one.monotonic.advance(SECOND)
                 if one.monotonic.now % (3 * SECOND) == 0:
                     with pytest.raises(StoreUnavailable):
@@ -143,7 +144,7 @@ class TestLease:
         """A transaction that finds the lease lost writes nothing."""
         other = Process(one.store, "other")
         other.lease.keep()
-        other.live(SPAN // SECOND)
+        other.live(SCHEDULER_LEASE // SECOND)
 
         def work(transaction: object) -> None:
             transaction.run(LeaseRow.update(beat=99))  # type: ignore[attr-defined]
@@ -175,7 +176,9 @@ class TestTurn:
     def test_all(self, one: Process) -> None:
         """Each duty runs once per turn, and the turn returns whether one has more to do."""
         done: list[str] = []
-        acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, monotonic=one.monotonic)
+        acting = Acting(
+            one.lease, (Task("a", done, parts=2), Task("b", done)), SCHEDULER_LEASE, monotonic=one.monotonic
+        )
         assert acting.turn()
         assert not acting.turn()
         assert done == ["a", "b"] * 2
@@ -183,13 +186,15 @@ class TestTurn:
     def test_without_the_lease(self, other: Process) -> None:
         """A process without the lease does nothing."""
         done: list[str] = []
-        assert not Acting(other.lease, (Task("a", done),), SPAN, monotonic=other.monotonic).turn()
+        assert not Acting(other.lease, (Task("a", done),), SCHEDULER_LEASE, monotonic=other.monotonic).turn()
         assert done == []
 
     def test_lost_in_the_middle(self, one: Process) -> None:
         """Once the lease is lost, no further duty begins."""
         done: list[str] = []
-        acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, monotonic=one.monotonic)
+        acting = Acting(
+            one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SCHEDULER_LEASE, monotonic=one.monotonic
+        )
         assert not acting.turn()
         assert done == ["a"]
 
@@ -198,7 +203,7 @@ class TestTurn:
         url = new_database("sqlite")
         store = new_store(url)
         lease = Process(store, "one").lease
-        acting = Acting(lease, (), SPAN)
+        acting = Acting(lease, (), SCHEDULER_LEASE)
         assert acting.turn() or lease.keep()
         holder = apsw.Connection(url.removeprefix("sqlite:///"))
         holder.execute("BEGIN IMMEDIATE")

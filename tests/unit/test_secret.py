@@ -9,8 +9,9 @@ import pytest
 import tumbler_server
 from tests.harness import CHEAP
 from tumbler import keyformat
+from tumbler_server.defaults import CHEAPEST_BCRYPT
 from tumbler_server.secrets.pepper import Pepper
-from tumbler_server.secrets.secret import CHEAPEST_COST, Hasher, NewKey, Sealed, generate, same
+from tumbler_server.secrets.secret import Hasher, NewKey, Sealed, generate, same
 
 OLD, NEW, OTHER = (Pepper(bytes([number]) * 32) for number in (1, 2, 3))
 
@@ -84,7 +85,7 @@ class TestSeal:
 
     def test_cost(self, made: NewKey) -> None:
         """A hash has the hasher's cost; the minimum is bcrypt's own."""
-        assert cost_of(Hasher(CHEAPEST_COST + 1).seal(made.text, made.secret)) == "05"
+        assert cost_of(Hasher(CHEAPEST_BCRYPT + 1).seal(made.text, made.secret)) == "05"
 
     def test_the_newest_pepper_signs(self, made: NewKey) -> None:
         """The first of several peppers makes the digest."""

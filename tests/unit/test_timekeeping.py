@@ -7,10 +7,11 @@ from tests.domain import Domain
 from tests.harness import FrozenClock
 from tests.unit.test_log import append, change
 from tumbler_server.clock import DAY, HOUR, MINUTE
+from tumbler_server.defaults import SCHEDULER_LEASE
 from tumbler_server.scheduler import timekeeping
 from tumbler_server.scheduler.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
 from tumbler_server.store.database import Store
-from tumbler_server.store.lease import SPAN, Lease
+from tumbler_server.store.lease import Lease
 
 AHEAD, BEHIND = 500 * DAY, -365 * DAY
 
@@ -197,7 +198,7 @@ def test_a_server_whose_clock_is_wrong_beside_one_that_acts(machine: Machine, le
         wrong.stand(TICK)
         assert wrong.now() == pytest.approx(machine.now(), abs=2 * MINUTE)
     machine.lease.release()
-    wrong.monotonic.advance(SPAN)
+    wrong.monotonic.advance(SCHEDULER_LEASE)
     wrong.run(30 * MINUTE)
     assert wrong.now() == pytest.approx(machine.clock.now + 30 * MINUTE, abs=3 * MINUTE)
 

@@ -19,10 +19,10 @@ from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tests.unit.test_tail import restore
 from tumbler_server.clock import DAY, HOUR, NEVER, SECOND
+from tumbler_server.defaults import MAX_STALENESS
 from tumbler_server.errors import Overloaded, ReaderTooSlow, ServerStopping, StoreUnavailable, Unauthenticated
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.ring import Ring
-from tumbler_server.freshness.tail import MAX_STALENESS
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.streams.feed import Notice
 from tumbler_server.streams.watch import FRESH, MOST_LAG, PATIENCE, TURN, Hub

@@ -13,6 +13,7 @@ import peewee
 
 from tumbler_server import clock
 from tumbler_server.clock import SECOND, Clock
+from tumbler_server.defaults import MAX_STALENESS
 from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.log import ANNOUNCEMENTS, Head
@@ -21,8 +22,6 @@ from tumbler_server.freshness.board import Board
 from tumbler_server.store.database import Store
 from tumbler_server.store.failures import is_missing_table
 from tumbler_server.trouble import Trouble
-
-MAX_STALENESS = 2 * SECOND
 
 _MOST = 10_000
 """Most events to read at once. If further behind, dropping the whole cache is cheaper than reading the changes."""

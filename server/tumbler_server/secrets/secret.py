@@ -8,12 +8,8 @@ from dataclasses import dataclass, field
 import bcrypt
 
 from tumbler import keyformat
+from tumbler_server.defaults import BCRYPT_COST
 from tumbler_server.secrets.pepper import Pepper
-
-DEFAULT_COST = 10
-CHEAPEST_COST = 4
-"""bcrypt's own minimum, about 2 ms. For tests."""
-HIGHEST_COST = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def same(one: bytes, other: bytes) -> bool:
 class Hasher:
     """Seals and proves secrets. The first pepper signs, all verify. Without peppers, only bcrypt is used."""
 
-    def __init__(self, cost: int = DEFAULT_COST, peppers: Sequence[Pepper] = ()) -> None:
+    def __init__(self, cost: int = BCRYPT_COST, peppers: Sequence[Pepper] = ()) -> None:
         self._cost = cost
         self._peppers = {pepper.id: pepper for pepper in peppers}
         self._newest = peppers[0] if peppers else None

@@ -31,6 +31,7 @@ import psycopg
 import structlog
 
 from tumbler_server.clock import SECOND
+from tumbler_server.defaults import DATABASE_TIMEOUT
 from tumbler_server.errors import CallerGone, Cause, SetupError, StoreUnavailable
 from tumbler_server.store.bound import Bound
 from tumbler_server.store.failures import Understood, sqlstate
@@ -70,9 +71,6 @@ SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 COCKROACHDB = "cockroachdb"
 
-TIMEOUT = 10 * SECOND
-"""How long a call to the database may take, in microseconds, unless the operator sets another limit."""
-
 READS_SHARE = 5
 """The timeout of a write divided by that of a read."""
 
@@ -98,7 +96,7 @@ _log = structlog.get_logger(__name__)
 class Store:
     """An open database. Safe for use by many threads. ``timeout`` is in microseconds."""
 
-    def __init__(self, backend: Sqlite | Postgresql, dialect: str, timeout: int = TIMEOUT) -> None:
+    def __init__(self, backend: Sqlite | Postgresql, dialect: str, timeout: int = DATABASE_TIMEOUT) -> None:
         self.dialect = dialect
         self.notifies = False
         """Whether changes notify the other servers' listeners."""
@@ -369,7 +367,7 @@ class _CommitFailed(Exception):
     """The commit itself failed. It is not known whether the change was made."""
 
 
-def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int = 0) -> Store:
+def open_store(url: str, create: bool = False, timeout: int = DATABASE_TIMEOUT, warm: int = 0) -> Store:
     """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
 
     Nothing connects yet. On first use a pool opens ``warm`` connections and keeps them; SQLite has no pool.

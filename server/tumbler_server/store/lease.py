@@ -9,11 +9,10 @@ suspended and resumes finds in its next transaction (``guard``) that another pro
 import structlog
 
 from tumbler_server import clock
-from tumbler_server.clock import SECOND, Clock
+from tumbler_server.clock import Clock
+from tumbler_server.defaults import SCHEDULER_LEASE
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import LeaseRow
-
-SPAN = 15 * SECOND
 
 _log = structlog.get_logger(__name__)
 
@@ -25,7 +24,9 @@ class LeaseLost(Exception):
 class Lease:
     """A process's view of the lease. For one thread, except ``held``."""
 
-    def __init__(self, store: Store, holder: str, span: int = SPAN, monotonic: Clock = clock.monotonic) -> None:
+    def __init__(
+        self, store: Store, holder: str, span: int = SCHEDULER_LEASE, monotonic: Clock = clock.monotonic
+    ) -> None:
         """Take part as ``holder``, a name that no other process has, unless that process is known to have ended."""
         self._store = store
         self._holder = holder
