@@ -89,7 +89,7 @@ class Domain:
         )
 
     def _look_up(self, name: str) -> list[str]:
-        self.store.write(lambda _: None)  # hangs if the caller holds the write lock during its look-up
+        self.store.write_serialized(lambda _: None)  # hangs if the caller holds the write lock during its look-up
         self.looked_up.append(name)
         return []
 

@@ -79,7 +79,7 @@ def retell(store: Store) -> None:
             told = EventRow.update(record=evidence.digest(row.columns))
             transaction.run(told.where(EventRow.revision == row.revision))
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 class Refused(Exception):

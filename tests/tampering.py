@@ -99,7 +99,9 @@ def live(domain: Domain, clock: FrozenClock) -> None:
         "next_attempt_time": clock.now,
     }
     server = ServerRow.insert(name="host/1/a", pepper_ids="0", beat=1, seen_time=clock.now)
-    domain.store.write(lambda transaction: [transaction.run(each) for each in (DeliveryRow.insert(**delivery), server)])
+    domain.store.write_serialized(
+        lambda transaction: [transaction.run(each) for each in (DeliveryRow.insert(**delivery), server)]
+    )
 
 
 Rows = dict[type[peewee.Model], list[dict[str, Any]]]
@@ -119,7 +121,7 @@ def put_back(store: Store, before: Rows) -> None:
             for found in before[each]:
                 transaction.run(each.insert(**found))
 
-    store.write(restore)
+    store.write_serialized(restore)
 
 
 def tamper(store: Store, place: Place, rng: random.Random) -> Callable[[], None]:
@@ -130,11 +132,11 @@ def tamper(store: Store, place: Place, rng: random.Random) -> Callable[[], None]
     keys = model._meta.get_primary_keys()
     same = [getattr(model, key.name) == row[key.name] for key in keys]
     value = _other(place.column, row[place.column], rng)
-    store.write(lambda transaction: transaction.run(model.update(**{place.column: value}).where(*same)))
+    store.write_serialized(lambda transaction: transaction.run(model.update(**{place.column: value}).where(*same)))
     if place.covered:
         ((columns, _),) = evidence.stored(store.read, [row["id"]]).values()
         fits = EventRow.update(record=evidence.digest(columns)).where(EventRow.revision == row["revision"])
-        store.write(lambda transaction: transaction.run(fits))
+        store.write_serialized(lambda transaction: transaction.run(fits))
     return lambda: put_back(store, before)
 
 

@@ -159,7 +159,7 @@ def _schema(store: Store) -> Finding:
 def _changes(store: Store) -> Finding:
     """Find out whether changes can be made, which reading does not show."""
     try:
-        store.alone(_change_nothing, timeout=_WAIT)
+        store.write_unserialized(_change_nothing, timeout=_WAIT)
     except StoreUnavailable as failure:
         return Finding("wrong", _CHANGES, f"{failure.cause.told}: {failure.said}", failure.cause.mend)
     return Finding("ok", _CHANGES, "the database takes them")

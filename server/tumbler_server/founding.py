@@ -50,7 +50,7 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str, keep: Keep 
             _demand_no_keys(transaction, installation)
             file.make()
 
-        store.write(look)
+        store.write_serialized(look)
         try:
             return _issue(
                 store, bcrypt_cost, prefix, file.peppers, "first operator", "tumbler-server init", keep, make
@@ -124,7 +124,7 @@ class _PepperFile:
 
         if self._made:
             with contextlib.suppress(StoreUnavailable):
-                store.write(work)
+                store.write_serialized(work)
 
 
 def _issue(

@@ -408,7 +408,7 @@ class Service(Client):
         store = open_store(self.database_url)
         try:
             for statement in statements:
-                store.alone(lambda db, sql=statement: db.execute_sql(sql))
+                store.write_unserialized(lambda db, sql=statement: db.execute_sql(sql))
         finally:
             store.close()
 
@@ -423,7 +423,7 @@ class Service(Client):
             released.wait(PATIENCE)
 
         with ThreadPoolExecutor(1) as pool:
-            holding = pool.submit(store.write, hold)
+            holding = pool.submit(store.write_serialized, hold)
             try:
                 assert held.wait(PATIENCE)
                 yield

@@ -29,7 +29,7 @@ def age(service: Service, *days: int) -> None:
             change = Change(EventType.UPDATED, key_id, "tumbler", "", past, actor, record=record)
             transaction.run(ApiKeyRow.update(revision=log.append(transaction, change)))
 
-    store.write(work)
+    store.write_serialized(work)
     timekeeping.trust(store, system_clock())  # as if a server had run until now
     store.close()
 

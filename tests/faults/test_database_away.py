@@ -48,9 +48,9 @@ SLACK = 0.35
 CALLS: dict[str, tuple[Callable[[Store], object], float]] = {
     "read": (lambda store: store.read("SELECT 1"), READ_TIMEOUT),
     "select": (lambda store: store.select(LogHeadRow.select()), READ_TIMEOUT),
-    "write": (lambda store: store.write(Work()), TIMEOUT),
-    "urgent": (lambda store: store.write(Work(), urgent=True), TIMEOUT),
-    "alone": (lambda store: store.alone(lambda db: db.execute_sql("SELECT 1")), TIMEOUT),
+    "write_serialized": (lambda store: store.write_serialized(Work()), TIMEOUT),
+    "urgent": (lambda store: store.write_serialized(Work(), urgent=True), TIMEOUT),
+    "write_unserialized": (lambda store: store.write_unserialized(lambda db: db.execute_sql("SELECT 1")), TIMEOUT),
 }
 """The kinds of calls to a store, with their bounds in seconds."""
 
@@ -238,7 +238,7 @@ class TestAway:
 
             work = Work(go)
             with within(TIMEOUT), pytest.raises(StoreUnavailable):
-                store.write(work)
+                store.write_serialized(work)
         assert comes_back(store)
         assert work.tries == 1
         assert store.read("SELECT revision FROM log_head") == [(before,)]
@@ -249,7 +249,7 @@ class TestAway:
 
         def write(work: Work) -> None:
             with pytest.raises(StoreUnavailable):
-                store.write(work)
+                store.write_serialized(work)
 
         with gone(), ThreadPoolExecutor(6) as threads, within(TIMEOUT):
             list(threads.map(write, works))
@@ -263,7 +263,7 @@ class TestAway:
         assert comes_back(store)
         # A connection that is just being opened would fail, and mark the database as away.
         eventually(lambda: len(store._backend._pool._idle) == 3)
-        for name in ("read", "write"):
+        for name in ("read", "write_serialized"):
             with gone(), within(0.1 + GRACE), calls.serving(Call(time.monotonic() + 0.1)), pytest.raises(CallerGone):
                 CALLS[name][0](store)
             store.read("SELECT 1")
@@ -314,7 +314,7 @@ class TestSlow:
         with within(timeout / READS_SHARE), pytest.raises(StoreUnavailable):
             store.read("SELECT pg_sleep(30)")
         with within(timeout), pytest.raises(StoreUnavailable):
-            store.write(lambda transaction: transaction.read("SELECT pg_sleep(30)"))
+            store.write_serialized(lambda transaction: transaction.read("SELECT pg_sleep(30)"))
         with calls.serving(Call(time.monotonic() + 0.05)), pytest.raises(CallerGone):
             store.read("SELECT pg_sleep(30)")
         assert store.read("SELECT pg_backend_pid()") == [(before,)]
@@ -324,7 +324,7 @@ class TestSlow:
         """Reads and writes that wait for a lock on the whole table, as of a migration, end within their bounds."""
         with psycopg.connect(server.url) as other:
             other.execute("LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE")
-            for name in ("select", "write"):
+            for name in ("select", "write_serialized"):
                 call, bound = CALLS[name]
                 with within(bound), pytest.raises(StoreUnavailable):
                     call(store)
@@ -341,10 +341,12 @@ class TestSlow:
 
     def test_no_setting_stays(self, store: Store) -> None:
         """The limit is set for one transaction only: a pooler would pass a session's setting on to other clients."""
-        store.write(Work())
+        store.write_serialized(Work())
         store.read("SELECT 1")
         setting = "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'"
-        assert store.alone(lambda db: db.execute_sql("COMMIT") and db.execute_sql(setting).fetchall()) == [("0",)]
+        assert store.write_unserialized(lambda db: db.execute_sql("COMMIT") and db.execute_sql(setting).fetchall()) == [
+            ("0",)
+        ]
 
 
 class TestSqlite:
@@ -364,7 +366,7 @@ class TestSqlite:
             transaction.read(endless)
 
         with within(TIMEOUT), pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert store.read("SELECT revision FROM log_head") == [(0,)]
         store.close()
 
@@ -377,7 +379,7 @@ class TestSqlite:
             other.execute("BEGIN EXCLUSIVE")
             other.execute("UPDATE log_head SET revision = 7")
             store = open_store(url, timeout=int(TIMEOUT * SECOND))
-            for name in ("read", "write"):
+            for name in ("read", "write_serialized"):
                 call, bound = CALLS[name]
                 with within(bound), pytest.raises(StoreUnavailable):
                     call(store)
@@ -454,7 +456,7 @@ class TestPooled:
         def ask(number: int) -> None:
             for _ in range(10):
                 assert store.read(f"SELECT {number}, ?::int", (number,)) == [(number, number)]
-            store.write(Work())
+            store.write_serialized(Work())
 
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(ask, range(16)))
@@ -466,7 +468,7 @@ class TestPooled:
         store = open_store(bouncer.url, timeout=int(TIMEOUT * SECOND))
         for call, bound in (
             (lambda: store.read("SELECT pg_sleep(30)"), READ_TIMEOUT),
-            (lambda: store.write(lambda transaction: transaction.read("SELECT pg_sleep(30)")), TIMEOUT),
+            (lambda: store.write_serialized(lambda transaction: transaction.read("SELECT pg_sleep(30)")), TIMEOUT),
         ):
             with within(bound), pytest.raises(StoreUnavailable):
                 call()

@@ -150,7 +150,7 @@ class TestRaces:
     def test_repeated(self, store: Store, kind: type[psycopg.Error], failures: int) -> None:
         """A transaction that lost a race is retried until it wins, and failed attempts leave no changes."""
         work = Work(*(failure(kind) for _ in range(failures)))
-        assert store.write(work) == 1
+        assert store.write_serialized(work) == 1
         assert work.tries == failures + 1
         assert log.head(store).revision == 1
 
@@ -160,14 +160,14 @@ class TestRaces:
         """After ``ATTEMPTS`` failed attempts the database counts as unavailable, and nothing has changed."""
         work = Work(*(failure(kind) for _ in range(100)))
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == ATTEMPTS
         assert log.head(store).revision == 0
 
     def test_pauses(self, store: Store, pauses: list[float]) -> None:
         """The pauses between attempts are random, with a bound that doubles, and total less than two seconds."""
         with pytest.raises(StoreUnavailable):
-            store.write(Work(*(failure(SERIALIZATION) for _ in range(100))))
+            store.write_serialized(Work(*(failure(SERIALIZATION) for _ in range(100))))
         assert len(pauses) == ATTEMPTS - 1
         bounds = [0.01 * 2**number for number in range(ATTEMPTS - 1)]
         assert all(0 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
@@ -181,7 +181,7 @@ class TestRaces:
         """A failure that is no race is not retried, and nothing has changed."""
         work = Work(failure(kind))
         with pytest.raises(StoreUnavailable) as failed:
-            store.write(work)
+            store.write_serialized(work)
         assert (work.tries, pauses) == (1, [])
         assert failed.value.detail == {"cause": cause, "changed": "no"}
 
@@ -196,14 +196,14 @@ class TestRaces:
         store, database = faulty
         database.at_commit = [failure(kind)]
         with pytest.raises(StoreUnavailable) as failed:
-            store.write(Work())
+            store.write_serialized(Work())
         assert failed.value.detail["changed"] == changed
 
     def test_own_failures(self, store: Store, pauses: list[float]) -> None:
         """A refusal of the domain is raised at once."""
         work = Work(KeyIsSuperseded("a", "b"))
         with pytest.raises(KeyIsSuperseded):
-            store.write(work)
+            store.write_serialized(work)
         assert (work.tries, pauses) == (1, [])
 
     @pytest.mark.usefixtures("pauses")
@@ -213,7 +213,7 @@ class TestRaces:
         store, database = faulty
         database.at_commit = [failure(kind), failure(kind)]
         work = Work()
-        assert store.write(work) == 1
+        assert store.write_serialized(work) == 1
         assert work.tries == 3
         assert log.head(store).revision == 1
 
@@ -224,7 +224,7 @@ class TestRaces:
         database.at_commit = [failure(SERIALIZATION)] * 100
         work = Work()
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == ATTEMPTS
 
     def test_real_ones(self, url: str, admin: Callable[[str], Any]) -> None:
@@ -237,7 +237,7 @@ class TestRaces:
 
         def run(number: int) -> list[int]:
             begin.wait()
-            return [stores[number].write(work) for work in works[number]]
+            return [stores[number].write_serialized(work) for work in works[number]]
 
         with ThreadPoolExecutor(2) as executor:
             revisions = [revision for part in executor.map(run, range(2)) for revision in part]
@@ -268,7 +268,7 @@ class TestLostConnections:
         ((before,),) = store.read("SELECT pg_backend_pid()")
         kill(admin, before)
         work = Work()
-        assert store.write(work) == 1
+        assert store.write_serialized(work) == 1
         assert work.tries == 1
 
     def test_inside_a_write(self, store: Store, admin: Callable[[str], Any]) -> None:
@@ -279,7 +279,7 @@ class TestLostConnections:
             transaction.select(LogHeadRow.select())
 
         work = Work(lose)
-        assert store.write(work) == 1
+        assert store.write_serialized(work) == 1
         assert work.tries == 2
         assert log.head(store).revision == 1
 
@@ -292,7 +292,7 @@ class TestLostConnections:
 
         work = Work(*[lose] * 10)
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == 2
         assert log.head(store).revision == 0
 
@@ -304,10 +304,10 @@ class TestLostConnections:
 
         def stand(_: Transaction) -> None:
             with ThreadPoolExecutor(1) as threads:
-                written.append(threads.submit(other.write, count_up).result(30))
+                written.append(threads.submit(other.write_serialized, count_up).result(30))
 
         work = Work(stand)
-        assert (one.write(work), written) == (2, [1])
+        assert (one.write_serialized(work), written) == (2, [1])
         assert work.tries == 2
         one.close()
         other.close()
@@ -319,7 +319,7 @@ class TestLostConnections:
         database.at_commit = [lambda: kill(admin, pids[0])]
         work = Work(lambda transaction: pids.append(backend(transaction)))
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == 1
 
     @pytest.mark.parametrize("kind", [peewee.InterfaceError, peewee.OperationalError])
@@ -335,7 +335,7 @@ class TestLostConnections:
         database.at_commit = [lose]
         work = Work()
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == 1
         assert log.head(store).revision == 1
 
@@ -345,8 +345,8 @@ class TestLostConnections:
         pids: list[int] = []
         database.at_commit = [lambda: kill(admin, pids[0])]
         with pytest.raises(StoreUnavailable, match="may or may not"):
-            store.write(Work(lambda transaction: pids.append(backend(transaction))))
-        assert store.write(Work()) == 1
+            store.write_serialized(Work(lambda transaction: pids.append(backend(transaction))))
+        assert store.write_serialized(Work()) == 1
 
 
 @pytest.fixture
@@ -377,7 +377,7 @@ class TestStopped:
         store.read("SELECT set_config('default_transaction_read_only', 'on', false)")
         work = Work()
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == 0
         assert answers(store)
 
@@ -389,8 +389,8 @@ class TestStopped:
         for call in (
             lambda: store.read("SELECT 1"),
             lambda: store.select(LogHeadRow.select()),
-            lambda: store.write(work),
-            lambda: store.alone(lambda _: None),
+            lambda: store.write_serialized(work),
+            lambda: store.write_unserialized(lambda _: None),
         ):
             with pytest.raises(StoreUnavailable):
                 call()
@@ -399,12 +399,12 @@ class TestStopped:
 
     def test_and_back(self, store: Store, stop: Callable[[bool], None]) -> None:
         """When the database is back, everything works as before."""
-        assert store.write(Work()) == 1
+        assert store.write_serialized(Work()) == 1
         stop(True)
         assert not answers(store)
         stop(False)
         assert comes_back(store)
-        assert store.write(Work()) == 2
+        assert store.write_serialized(Work()) == 2
 
     def test_fail_closed(self, store: Store, clock: FrozenClock, stop: Callable[[bool], None]) -> None:
         """No key is accepted from the cache while the database cannot confirm it."""
@@ -441,11 +441,11 @@ class TestSqlite:
         other.execute("BEGIN IMMEDIATE")
         work = Work()
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert work.tries == 0
         assert log.head(store).revision == 0
         other.execute("COMMIT")
-        assert store.write(work) == 1
+        assert store.write_serialized(work) == 1
         other.close()
         store.close()
 
@@ -464,7 +464,7 @@ class TestCockroach:
     def test_driver(self, cockroach: Store) -> None:
         """The URL opens peewee's own database for CockroachDB, with the same driver as PostgreSQL."""
         assert cockroach.dialect == COCKROACHDB
-        kind, driver = cockroach.alone(lambda db: (type(db), type(db.connection())))
+        kind, driver = cockroach.write_unserialized(lambda db: (type(db), type(db.connection())))
         assert issubclass(kind, CockroachDatabase)
         assert issubclass(driver, psycopg.Connection)
 

@@ -40,7 +40,7 @@ def make(installation: Installation, count: int, cost: int = CHEAP) -> list[Made
         made: list[Made] = []
         while len(made) < count:
             number = min(_AT_ONCE, count - len(made))
-            made += store.write(lambda transaction, number=number: _make(hasher, transaction, number))
+            made += store.write_serialized(lambda transaction, number=number: _make(hasher, transaction, number))
         return made
     finally:
         store.close()
@@ -54,7 +54,7 @@ class _Open:
         self.read = transaction.read
         self._transaction = transaction
 
-    def write(self, work: Callable[[Transaction], T], urgent: bool = False) -> T:  # noqa: ARG002 - the store's
+    def write_serialized(self, work: Callable[[Transaction], T], urgent: bool = False) -> T:  # noqa: ARG002 - the store's
         return work(self._transaction)
 
 

@@ -75,7 +75,7 @@ class Project:
             transaction.run(ApiKeyRow.insert_many(rows))
 
         if rows:
-            self._store.write(work)
+            self._store.write_serialized(work)
         return keys
 
     def page(self, **query: Any) -> Any:

@@ -88,7 +88,7 @@ class WorstDays(Lines):
     def die_while_writing(self, server: int, choice: int, what: str) -> None:
         """Kill a server between a change and its commit. Nothing of the change may remain."""
         domain, key = self.servers[server], self._any(choice)
-        write = domain.store.write
+        write = domain.store.write_serialized
 
         def killed(work: Any, *args: Any) -> NoReturn:
             def half(transaction: Transaction) -> NoReturn:
@@ -98,7 +98,7 @@ class WorstDays(Lines):
             write(half, *args)
             raise AssertionError("the transaction went on")
 
-        domain.store.write = killed  # type: ignore[method-assign,assignment]
+        domain.store.write_serialized = killed  # type: ignore[method-assign,assignment]
         try:
             if what == "create":
                 domain.create()

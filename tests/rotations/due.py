@@ -233,7 +233,7 @@ def _nobody_acting(store: Store) -> Iterator[None]:
 
 
 def _set_lease(store: Store, **values: Any) -> None:
-    store.write(lambda transaction: transaction.run(LeaseRow.update(**values)))
+    store.write_serialized(lambda transaction: transaction.run(LeaseRow.update(**values)))
 
 
 @contextmanager
@@ -291,9 +291,11 @@ def _seed(service: Service, count: int, urls: Sequence[str], moment: int) -> int
             def put(transaction: Transaction, rows: Sequence[tuple[Any, ...]] = rows) -> None:
                 transaction.run_many(insert, rows)
 
-            store.write(put)
+            store.write_serialized(put)
         if store.dialect == POSTGRESQL:
-            store.alone(lambda database: database.execute_sql("ANALYZE api_key"))  # autovacuum does so within a minute
+            store.write_unserialized(
+                lambda database: database.execute_sql("ANALYZE api_key")
+            )  # autovacuum does so within a minute
         ((head,),) = store.read("SELECT revision FROM log_head WHERE id = 1")
         return int(head)
     finally:

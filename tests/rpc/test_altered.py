@@ -17,7 +17,7 @@ def alter(world: World, key_id: str, **columns: Any) -> dict[str, Any]:
     """Change columns of a key's row by hand, and return their old values."""
     (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
     before = {name: getattr(row, name) for name in columns}
-    world.core.store.write(
+    world.core.store.write_serialized(
         lambda transaction: transaction.run(ApiKeyRow.update(**columns).where(ApiKeyRow.id == key_id))
     )
     return before
@@ -90,6 +90,6 @@ def test_a_key_that_no_event_tells_of_is_accepted(world: World) -> None:
     """A row whose events predate schema 7 is accepted, because there is no digest to compare."""
     made = world.create()
     told = EventRow.update(record=None).where(EventRow.key_id == made.api_key.id)
-    world.core.store.write(lambda transaction: transaction.run(told))
+    world.core.store.write_serialized(lambda transaction: transaction.run(told))
     alter(world, made.api_key.id, owner_id="bob")
     assert world.verdict(made.key) == "VALID"

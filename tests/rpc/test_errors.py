@@ -205,7 +205,7 @@ def test_a_fault_in_the_domain_is_told_to_nobody(
 def test_an_error_of_the_database_is_told_to_nobody(world: World, log: Callable[[], str]) -> None:
     """If the database refuses a statement, the caller gets the fixed text, and the log no SQL; nothing is written."""
     created = world.create()
-    world.core.store.alone(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN detail TO lost"))
+    world.core.store.write_unserialized(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN detail TO lost"))
     log()
     refused = world.refused("Create", pb.CreateRequest(project_id="acme", name="never made"))
     assert (refused.code, refused.message) == (grpc.StatusCode.INTERNAL, INTERNAL)
@@ -214,7 +214,7 @@ def test_an_error_of_the_database_is_told_to_nobody(world: World, log: Callable[
     assert "INSERT" not in logged
     assert "never made" not in logged
     assert [key.id for key in world.page(project_id="acme").api_keys] == [created.api_key.id]
-    world.core.store.alone(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN lost TO detail"))
+    world.core.store.write_unserialized(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN lost TO detail"))
     events = len(world.events())
     assert world.create(name="made").api_key.name == "made"
     assert [event.revision for event in world.events()] == list(range(1, events + 2))
@@ -250,7 +250,7 @@ def test_a_database_that_does_not_answer_is_unavailable(
         raise errors.StoreUnavailable
 
     with monkeypatch.context() as away:
-        for name in ("read", "select", "write", "version"):
+        for name in ("read", "select", "write_serialized", "version"):
             away.setattr(Store, name, fail)
         world.let_lapse()
         request = pb.VerifyRequest(key=created.key) if method == "Verify" else request_for(method, created.api_key.id)

@@ -97,7 +97,7 @@ def live(world: World, receiver: Receiver) -> None:
 
     altered = world.create()
     statement = f"UPDATE api_key SET owner_id = 'm' WHERE id = '{altered.api_key.id}'"  # noqa: S608 - an id of our own
-    world.core.store.alone(lambda db: db.execute_sql(statement))
+    world.core.store.write_unserialized(lambda db: db.execute_sql(statement))
     world.set_active(altered.api_key.id, False)
 
     rehashed = world.create()
@@ -107,7 +107,7 @@ def live(world: World, receiver: Receiver) -> None:
     world.core.resealer.drain()
     # Clear the digest of the key's last event, as an older server would have left it.
     old = EventRow.update(record=None).where(EventRow.revision == world.events()[-1].revision)
-    world.core.store.write(lambda transaction: transaction.run(old))
+    world.core.store.write_serialized(lambda transaction: transaction.run(old))
     assert recording.record(world.core.store, world.clock) == 1
 
 

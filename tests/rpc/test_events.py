@@ -264,7 +264,7 @@ def test_a_changed_event_shows(world: World) -> None:
     key_id = world.create().api_key.id
     world.revoke(key_id)
     event = EventRow.update(actor_name="somebody else").where(EventRow.revision == 2)
-    world.core.store.write(lambda transaction: transaction.run(event))
+    world.core.store.write_serialized(lambda transaction: transaction.run(event))
     assert not audit.run(world.core.store)
 
 

@@ -275,7 +275,7 @@ class TestServers:
         before = world.events()
         with monkeypatch.context() as broken:
             if fails == "before anything is written":
-                broken.setattr(Store, "write", _unavailable)
+                broken.setattr(Store, "write_serialized", _unavailable)
             elif fails == "between the two events":
                 broken.setattr(first_use.FirstUses, "_end", _unavailable)
             else:
@@ -294,7 +294,7 @@ class TestServers:
         """A Verify succeeds even if the first use cannot be written."""
         _, answer = rotated(world)
         assert world.verdict(answer.key, required_scopes=["orders:write"]) == "INSUFFICIENT_SCOPE"
-        monkeypatch.setattr(Store, "write", _unavailable)
+        monkeypatch.setattr(Store, "write_serialized", _unavailable)
         for _ in range(3):
             assert world.verdict(answer.key) == "VALID"
         assert len(world.core.first_uses) == 1

@@ -27,7 +27,7 @@ def metadata(size: int) -> dict[str, str]:
 
 def enlarge(world: World, key_id: str, size: int) -> None:
     """Give a key more metadata than the limit, directly in the database, as it could have before the limit."""
-    world.core.store.write(
+    world.core.store.write_serialized(
         lambda transaction: transaction.run(
             ApiKeyRow.update(metadata=record.to_columns(record.Key("", "", metadata=metadata(size)))["metadata"]).where(
                 ApiKeyRow.id == key_id

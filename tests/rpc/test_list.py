@@ -183,7 +183,7 @@ def test_keys_come_in_the_order_asked_for(world: World, order_by: str) -> None:
         key_id = world.create(name=name * 3, ttl=life).api_key.id
         # No RPC writes last_used_time: the server does, in batches.
         query = ApiKeyRow.update(last_used_time=used.get(name, 0)).where(ApiKeyRow.id == key_id)
-        world.core.store.write(lambda transaction, query=query: transaction.run(query))
+        world.core.store.write_serialized(lambda transaction, query=query: transaction.run(query))
         world.clock.advance(SECOND)
     expected = [name * 3 for name in SORTED[order_by]]
     assert names(world, project_id="acme", order_by=order_by) == expected

@@ -49,7 +49,7 @@ def pages(world: World, key: str | None = None, **fields: Any) -> list[list[int]
 def crowd(world: World, number: int) -> None:
     """Append ``number`` events of project ``acme`` in one transaction."""
     change = Change(EventType.UPDATED, "0" * 16, "acme", "", world.clock.now, Actor("", "a test"))
-    world.core.store.write(lambda transaction: [append(transaction, change) for _ in range(number)])
+    world.core.store.write_serialized(lambda transaction: [append(transaction, change) for _ in range(number)])
 
 
 class TestEvents:
@@ -358,7 +358,7 @@ def test_large_events(world: World) -> None:
     made = world.create().api_key.id
     large = {"scopes_added": "s" * 700_000}
     changes = [Change(EventType.UPDATED, made, "acme", "", world.clock(), Actor("", ""), large) for _ in range(9)]
-    world.core.store.write(lambda transaction: extend(transaction, changes))
+    world.core.store.write_serialized(lambda transaction: extend(transaction, changes))
     request = pb.ListEventsRequest(key_id=made, page_size=1_000)
     sizes, revisions = [], []
     while True:

@@ -35,7 +35,7 @@ def crowd(world: World, number: int) -> None:
         for begin in range(0, len(rows), 500):
             transaction.run(ApiKeyRow.insert_many(rows[begin : begin + 500]))
 
-    world.core.store.write(insert)
+    world.core.store.write_serialized(insert)
 
 
 @pytest.mark.parametrize("order_by", ["", *ORDERS])

@@ -73,7 +73,7 @@ def test_a_key_that_is_there_no_more(served: Served) -> None:
     caller = served.connect(made.key)
     assert caller.verdict(made.key) == "VALID"
     delete = f"DELETE FROM api_key WHERE id = '{made.api_key.id}'"  # noqa: S608 - an id of our own
-    served.core.store.alone(lambda db: db.execute_sql(delete))
+    served.core.store.write_unserialized(lambda db: db.execute_sql(delete))
     assert caller.watch().ended().code is grpc.StatusCode.UNAUTHENTICATED
     caller.close()
 

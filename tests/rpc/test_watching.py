@@ -118,9 +118,9 @@ def update(domain: Domain, key: Key, **fields: Any) -> None:
 def remove(domain: Domain, key: Key) -> None:
     """Delete a key's row directly in the database, and append an event of the key, so that its streams check it."""
     delete = f"DELETE FROM api_key WHERE id = '{key.id}'"  # noqa: S608 - an id of our own
-    domain.store.alone(lambda db: db.execute_sql(delete))
+    domain.store.write_unserialized(lambda db: db.execute_sql(delete))
     change = Change(EventType.UPDATED, key.id, "acme", "", domain.clock(), Actor("", "the tests"), {})
-    domain.store.write(lambda transaction: log.append(transaction, change))
+    domain.store.write_serialized(lambda transaction: log.append(transaction, change))
     domain.tail.catch_up()
 
 

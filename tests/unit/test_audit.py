@@ -65,7 +65,7 @@ def test_the_key_and_the_field_are_named(
     key = domain.create(scopes=("a:b",), allowed_cidrs=("192.0.2.0/24",), ttl=DAY).key
     domain.lifecycle.set_active(OPERATOR, key.id, active=False)
     query = ApiKeyRow.update(**{column: value, "name": "mallory's"}).where(ApiKeyRow.id == key.id)
-    store.write(lambda transaction: transaction.run(query))
+    store.write_serialized(lambda transaction: transaction.run(query))
     names = [name for name in evidence.COLUMNS if name in (column, "name")]
     assert f"key {key.id} was changed without an event: {', '.join(names)}" in audit.run(store, clock).problems
 
@@ -74,7 +74,7 @@ def test_a_later_change_does_not_cover_it_up(domain: Domain, store: Store, clock
     """If a key was changed manually, its next event records that, so every later audit reports it."""
     key = domain.create(scopes=("a:b",)).key
     query = ApiKeyRow.update(scopes='["tumbler:*"]', owner_id="mallory").where(ApiKeyRow.id == key.id)
-    store.write(lambda transaction: transaction.run(query))
+    store.write_serialized(lambda transaction: transaction.run(query))
     domain.lifecycle.update(OPERATOR, Edit(key.id, Draft("", name="another"), ("name",)))
     domain.lifecycle.set_active(OPERATOR, key.id, active=False)
     assert audit.run(store, clock).problems == (
@@ -85,9 +85,9 @@ def test_a_later_change_does_not_cover_it_up(domain: Domain, store: Store, clock
 def test_a_changed_digest_of_an_event_is_found(domain: Domain, store: Store, clock: FrozenClock) -> None:
     """A change of both a row and the digest in its event breaks the chain."""
     key = domain.create(scopes=("a:b",)).key
-    store.write(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
+    store.write_serialized(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
     ((row, _),) = evidence.stored(store.read, [key.id]).values()
-    store.write(lambda transaction: transaction.run(EventRow.update(record=evidence.digest(row))))
+    store.write_serialized(lambda transaction: transaction.run(EventRow.update(record=evidence.digest(row))))
     assert audit.run(store, clock).problems[0].startswith("event 1 was changed")
 
 
@@ -104,7 +104,7 @@ def test_last_events_are_kept_and_released(domain: Domain, store: Store, clock: 
     assert store.read("SELECT revision FROM event ORDER BY revision") == [(1,), (2,), (4,), (5,), (6,), (7,)]
     assert audit.run(store, clock)
     delete: peewee.BaseQuery = EventRow.delete().where(EventRow.revision == 4)
-    store.write(lambda transaction: transaction.run(delete))
+    store.write_serialized(lambda transaction: transaction.run(delete))
     problems = audit.run(store, clock).problems
     assert f"key {keys[3].id} was changed without an event" in problems
     assert "a kept event up to 5 was changed or removed" in problems
@@ -123,15 +123,19 @@ def test_what_an_older_server_changed_is_named_and_recorded(domain: Domain, stor
         transaction.run(LogHeadRow.update(revision=revision, hash=digest))
         transaction.run(ApiKeyRow.update(revision=revision, owner_id="bob").where(ApiKeyRow.id == one.id))
 
-    store.write(older)
+    store.write_serialized(older)
     told = f"key {one.id} was changed by an older server: stop all of those, and run `tumbler-server migrate`"
     assert audit.run(store, clock).problems == (told,)
     last = EventRow.revision == 3
     for column in (EventRow.address, EventRow.request_id, EventRow.record):  # which such an event does not have
         value = b"x" if column is EventRow.record else "x"
-        store.write(lambda transaction, new={column: value}: transaction.run(EventRow.update(new).where(last)))
+        store.write_serialized(
+            lambda transaction, new={column: value}: transaction.run(EventRow.update(new).where(last))
+        )
         assert "event 3 was changed, or the one before it was" in audit.run(store, clock).problems
-        store.write(lambda transaction, new={column: None}: transaction.run(EventRow.update(new).where(last)))
+        store.write_serialized(
+            lambda transaction, new={column: None}: transaction.run(EventRow.update(new).where(last))
+        )
     assert recording.record(store, clock) == 1
     assert audit.run(store, clock) == audit.Audit(4, (), since=clock.now, keys=2)
     assert recording.record(store, clock) == 0
@@ -146,7 +150,7 @@ def test_sqlite_s_other_truths_are_found(domain: Domain, clock: FrozenClock, val
     if domain.store.dialect != SQLITE:
         pytest.skip("on SQLite alone")
     key = domain.create().key
-    domain.store.alone(lambda db: db.execute_sql("UPDATE api_key SET active = ?", (value,)))
+    domain.store.write_unserialized(lambda db: db.execute_sql("UPDATE api_key SET active = ?", (value,)))
     assert f"key {key.id} was changed without an event: active" in audit.run(domain.store, clock).problems
 
 
@@ -170,8 +174,8 @@ def test_values_of_another_kind_hide_nothing(domain: Domain, clock: FrozenClock,
     if domain.store.dialect != SQLITE:
         pytest.skip("on SQLite alone")
     keys = [domain.create(name=f"key {number}").key for number in range(3)]
-    domain.store.alone(lambda db: db.execute_sql(change))
-    domain.store.alone(lambda db: db.execute_sql("UPDATE api_key SET owner_id = 'm' WHERE name = 'key 2'"))
+    domain.store.write_unserialized(lambda db: db.execute_sql(change))
+    domain.store.write_unserialized(lambda db: db.execute_sql("UPDATE api_key SET owner_id = 'm' WHERE name = 'key 2'"))
     problems = audit.run(domain.store, clock).problems
     assert any(told in problem for problem in problems), problems
     assert f"key {keys[2].id} was changed without an event: owner_id" in problems
@@ -181,7 +185,7 @@ def test_a_broken_row_is_a_problem_and_no_exception(domain: Domain, store: Store
     """Invalid JSON in a row is reported like any other change."""
     domain.create(scopes=("a:b",))
     for column in ("metadata", "allowed_cidrs"):
-        store.write(lambda transaction, column=column: transaction.run(ApiKeyRow.update(**{column: "{"})))
+        store.write_serialized(lambda transaction, column=column: transaction.run(ApiKeyRow.update(**{column: "{"})))
     assert any("metadata, allowed_cidrs" in problem for problem in audit.run(store, clock).problems)
 
 

@@ -85,7 +85,7 @@ def test_what_outlives_the_log_is_compared_word_by_word(
         total = kept.add(kept.NONE, [row for _, row in kept.page(transaction.read, 5, 0, 10)])
         transaction.run(LogHeadRow.update(kept=total))
 
-    store.write(rewrite)
+    store.write_serialized(rewrite)
     assert audit.run(store, clock).problems == ()
     told = f"key {key_id} has event 3 in the copy, but the log has neither it nor a later one"
     assert copies.against(store, copy).problems == ((told,) if deleted else ("event 3 differs from the copy",))
@@ -99,7 +99,7 @@ def cut(store: Store, to: int) -> None:
         total = kept.leave(transaction, 0, to, kept.NONE)
         transaction.run(LogHeadRow.update(anchor_revision=to, anchor_hash=bytes(chained), kept=total))
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 def test_a_log_that_was_cut_too_early_is_found(store: Store, domain: Domain, clock: FrozenClock) -> None:
@@ -141,8 +141,8 @@ def test_a_head_noted_by_an_earlier_version_is_compared(store: Store) -> None:
 def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> None:
     """A chain rewritten from its beginning, with all hashes and the head, does not match the copy."""
     head = copies.head(store)
-    store.write(lambda transaction: transaction.run(EventRow.delete()))
-    store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=0, hash=bytes(32))))
+    store.write_serialized(lambda transaction: transaction.run(EventRow.delete()))
+    store.write_serialized(lambda transaction: transaction.run(LogHeadRow.update(revision=0, hash=bytes(32))))
     for _ in range(5):
         domain.create()
     assert copies.against(store, [head]).problems == ("event 5 differs from the copy",)
@@ -180,7 +180,7 @@ def test_what_is_wrong_is_named(store: Store, lines: list[str], problem: str) ->
 def test_a_missing_event_is_named(store: Store) -> None:
     """An event in the copy that is missing in the log is reported."""
     copy = list(copies.lines(store))
-    store.write(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 3)))
+    store.write_serialized(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 3)))
     assert copies.against(store, copy) == Comparison(4, 0, ("event 3 is missing",))
 
 

@@ -46,7 +46,7 @@ def count_up(store: Store) -> int:
         query = LogHeadRow.update(revision=LogHeadRow.revision + 1).returning(LogHeadRow.revision)
         return int(transaction.select(query)[0].revision)
 
-    return store.write(work)
+    return store.write_serialized(work)
 
 
 class TestUrls:
@@ -193,7 +193,7 @@ class TestKinds:
         with structlog.testing.capture_logs() as logged:
             for _ in range(3):
                 with pytest.raises(StoreUnavailable) as failed:
-                    store.write(work)
+                    store.write_serialized(work)
                 assert failed.value.detail == {"cause": "FULL", "changed": "no"}
                 assert failed.value.said == "database or disk is full (SQLITE_FULL)"
                 assert answers(store)
@@ -217,7 +217,7 @@ class TestKinds:
             transaction.run(InstallationRow.update(token_secret=bytes(100_000)))
 
         with pytest.raises(StoreUnavailable):
-            store.write(work)
+            store.write_serialized(work)
         assert answers(store)
         assert (store.takes_changes, store.recovers) == (False, True)
         with structlog.testing.capture_logs() as logged:
@@ -251,7 +251,7 @@ class TestKinds:
         url = new_database("postgresql")
         admin, role = new_store(url), "limited" + url.partition("/test")[2].partition("?")[0]
         for sql in ("CREATE ROLE {role} LOGIN", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", how):
-            admin.alone(lambda db, sql=sql: db.execute_sql(sql.format(role=role)))
+            admin.write_unserialized(lambda db, sql=sql: db.execute_sql(sql.format(role=role)))
         store = open_store(url.replace("postgres:@", f"{role}:@", 1))
         with pytest.raises(StoreUnavailable) as failed:
             count_up(store)
@@ -291,7 +291,7 @@ class TestRead:
         with pytest.raises(StoreUnavailable):
             store.read("SELECT 1")
         with pytest.raises(StoreUnavailable):
-            store.write(lambda _: None)
+            store.write_serialized(lambda _: None)
 
     @pytest.mark.parametrize(
         ("text", "found"), [("orders:read", True), ("Orders", False), ("order_", False), ("%", False), ("", True)]
@@ -320,7 +320,7 @@ class TestWrite:
             raise failure
 
         with pytest.raises(failure):
-            store.write(work)
+            store.write_serialized(work)
         assert store.read("SELECT revision FROM log_head") == [(0,)]
         assert count_up(store) == 1
 
@@ -334,7 +334,7 @@ class TestWrite:
                 ((outside,),) = executor.submit(store.read, "SELECT revision FROM log_head").result()
             return inside.revision, outside
 
-        assert store.write(work) == (5, 0)
+        assert store.write_serialized(work) == (5, 0)
 
     def test_a_broken_constraint(self, store: Store) -> None:
         """A duplicate row raises the driver's error, and nothing of the work is kept."""
@@ -344,7 +344,7 @@ class TestWrite:
             transaction.run(InstallationRow.insert(id=1, token_secret=b""))
 
         with pytest.raises(peewee.IntegrityError):
-            store.write(work)
+            store.write_serialized(work)
         assert store.read("SELECT revision FROM log_head") == [(0,)]
 
     def test_no_writer_is_lost(self, store: Store, database_url: str) -> None:
@@ -373,7 +373,7 @@ class TestWrite:
         def work(number: int) -> None:
             begin.wait()
             for _ in range(15):
-                stores[number % 2].write(add_one)
+                stores[number % 2].write_serialized(add_one)
 
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(work, range(4)))
@@ -433,7 +433,7 @@ class TestVersion:
             transaction.run(LogHeadRow.update(revision=5))
             return store.version()
 
-        assert store.write(work) == before != store.version()
+        assert store.write_serialized(work) == before != store.version()
 
     def test_never_waits(self, store: Store, database_url: str) -> None:
         """If a process locks the file exclusively, each call returns another version, without waiting."""

@@ -28,13 +28,15 @@ def waiting(store: Store) -> list[Delivery]:
         }
         for revision in (1, 2, 3)
     ]  # fmt: skip
-    store.write(lambda transaction: (transaction.run(endpoint), transaction.run(DeliveryRow.insert_many(rows))))
+    store.write_serialized(
+        lambda transaction: (transaction.run(endpoint), transaction.run(DeliveryRow.insert_many(rows)))
+    )
     return deliveries.due_deliveries(store, "e", NOW, busy=(), limit=10)
 
 
 def record(store: Store, *done: tuple[Delivery, Outcome]) -> list[State]:
     """Record the outcomes of attempts."""
-    return store.write(lambda transaction: deliveries.record(transaction, done, NOW))
+    return store.write_serialized(lambda transaction: deliveries.record(transaction, done, NOW))
 
 
 def endpoint(store: Store) -> tuple[int, int]:

@@ -188,7 +188,7 @@ def test_what_no_event_explains_is_not_sent(
 ) -> None:
     """A delivery without a matching event fails, is neither signed nor sent, and is found by an audit."""
     mail.pile_up("acme")
-    store.write(lambda transaction: transaction.run(DeliveryRow.update(**change)))
+    store.write_serialized(lambda transaction: transaction.run(DeliveryRow.update(**change)))
     assert mail.turn() == []
     ((state, delivery_id),) = store.read("SELECT state, id FROM webhook_delivery")
     assert state == State.FAILED

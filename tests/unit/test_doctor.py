@@ -51,7 +51,7 @@ def told(installation: Installation, *changes: str) -> doctor.Finding:
     """Return the finding on operators' keys after manual changes of the database."""
     store = open_store(installation.database_url)
     for change in changes:
-        store.alone(lambda db, sql=change: db.execute_sql(sql))
+        store.write_unserialized(lambda db, sql=change: db.execute_sql(sql))
     store.close()
     (finding,) = [each for each in doctor.examine(installation) if each.subject == "operator's key"]
     return finding
@@ -159,7 +159,7 @@ def test_postgresql_without_rights(new_database: Callable[[str], str], tmp_path:
     founding.found(installation, CHEAP, "tmb")
     admin, role = open_store(url), "doctor" + url.partition("/test")[2].partition("?")[0]
     for sql in ("CREATE ROLE {role} LOGIN", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", how):
-        admin.alone(lambda db, sql=sql: db.execute_sql(sql.format(role=role)))
+        admin.write_unserialized(lambda db, sql=sql: db.execute_sql(sql.format(role=role)))
     admin.close()
     finding = row(Installation(tmp_path / "data", url.replace("postgres:@", f"{role}:@", 1)))
     assert (finding.severity, found in finding.found, bool(finding.mend)) == ("wrong", True, True), finding

@@ -19,7 +19,7 @@ def test_the_log_s_length_does_not_matter(domain: Domain, find: Callable[[Read, 
         domain.lifecycle.update(OPERATOR, Edit(busy.id, Draft("", name=f"name {number}"), ("name",)))
     store = domain.store
     postgresql = store.dialect == POSTGRESQL
-    store.alone(lambda db: db.execute_sql("ANALYZE"))
+    store.write_unserialized(lambda db: db.execute_sql("ANALYZE"))
     plans: list[str] = []
 
     def explained(sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -39,7 +39,7 @@ def record(domain: Domain, count: int, project_id: str = "acme", **detail: str) 
             change = Change(EventType.UPDATED, "0" * 16, project_id, "", domain.clock(), Actor("", "the tests"), detail)
             log.append(transaction, change)
 
-    domain.store.write(work)
+    domain.store.write_serialized(work)
     domain.tail.catch_up()
 
 

@@ -39,7 +39,7 @@ def plan(store: Store, statement: Statement) -> str:
             db.execute_sql(f"SET LOCAL enable_{other} = off")
         return "\n".join(row[0] for row in db.execute_sql(f"EXPLAIN {sql.replace('?', '%s')}", parameters).fetchall())
 
-    return store.alone(explain)
+    return store.write_unserialized(explain)
 
 
 PLANS: list[tuple[dict[str, Any], str]] = [
@@ -209,7 +209,7 @@ class TestScopes:
             raise KeyError
 
         with pytest.raises(KeyError):
-            domain.store.write(work)
+            domain.store.write_serialized(work)
         assert scopes(domain.store) == [("acme", "a", key.id)]
 
 

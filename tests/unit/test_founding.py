@@ -30,7 +30,7 @@ def fail_at(moment: str, failure: BaseException, monkeypatch: pytest.MonkeyPatch
 
     With ``away`` it fails at its commit, and so do all later ones. The first transaction, which looks for keys, passes.
     """
-    write, commits = Store.write, {Sqlite: Sqlite.commit, Postgresql: Postgresql.commit}
+    write, commits = Store.write_serialized, {Sqlite: Sqlite.commit, Postgresql: Postgresql.commit}
     writes: list[Store] = []
 
     def fail(*_: object) -> None:
@@ -50,7 +50,7 @@ def fail_at(moment: str, failure: BaseException, monkeypatch: pytest.MonkeyPatch
                 patch.setattr(backend, "commit", lambda self, after=after: fail(after(self)))
             return write(store, work, urgent)
 
-    monkeypatch.setattr(Store, "write", failing)
+    monkeypatch.setattr(Store, "write_serialized", failing)
 
 
 LOST = peewee.OperationalError("the connection is gone")

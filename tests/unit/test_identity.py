@@ -62,9 +62,9 @@ def test_before_a_commit(store: Store, file: Path, other: Path) -> None:
         count_up(transaction)
         other.replace(file)
 
-    assert refused(lambda: store.write(work)).detail["changed"] == "no"
+    assert refused(lambda: store.write_serialized(work)).detail["changed"] == "no"
     tried: list[Transaction] = []
-    assert refused(lambda: store.write(tried.append)).detail["changed"] == "no"
+    assert refused(lambda: store.write_serialized(tried.append)).detail["changed"] == "no"
     assert "changed" not in refused(lambda: store.read("SELECT 1")).detail
     refused(store.version)
     assert tried == []
@@ -82,7 +82,7 @@ def test_during_a_commit(store: Store, file: Path, other: Path, monkeypatch: pyt
         other.replace(file)
 
     monkeypatch.setattr(database, "commit", replaced)
-    assert refused(lambda: store.write(count_up)).detail["changed"] == "unknown"
+    assert refused(lambda: store.write_serialized(count_up)).detail["changed"] == "unknown"
 
 
 @pytest.mark.parametrize("ask", [lambda store: store.read("SELECT 1"), lambda store: store.version()])
@@ -115,10 +115,10 @@ def test_a_link(tmp_path: Path) -> None:
         new_store(f"sqlite:///{file}").close()
     link.symlink_to(one)
     store = open_store(f"sqlite:///{link}")
-    store.write(count_up)
+    store.write_serialized(count_up)
     link.unlink()
     link.symlink_to(two)
-    refused(lambda: store.write(count_up))
+    refused(lambda: store.write_serialized(count_up))
     store.close()
 
 
@@ -128,7 +128,7 @@ def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     store = new_store("sqlite:///a.db")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    store.write(count_up)
+    store.write_serialized(count_up)
     store.close()
 
 
@@ -139,7 +139,7 @@ def test_new_logs_after_the_last_connection(store: Store, file: Path) -> None:
     for _ in range(3):
         assert not file.with_name("tumbler.db-wal").exists()
         with ThreadPoolExecutor(1) as threads:
-            threads.submit(late.write, count_up).result()
+            threads.submit(late.write_serialized, count_up).result()
             assert file.with_name("tumbler.db-wal").exists()
     assert late.lost == ""
 
@@ -157,7 +157,7 @@ def test_threads_that_come_and_go(store: Store) -> None:
     with ThreadPoolExecutor(2) as threads:
         coming = [threads.submit(come_and_go) for _ in range(2)]
         for _ in range(100):
-            store.write(count_up)
+            store.write_serialized(count_up)
         over.set()
         for each in coming:
             each.result()
@@ -166,10 +166,10 @@ def test_threads_that_come_and_go(store: Store) -> None:
 
 def test_what_was_copied_over(store: Store, file: Path, other: Path) -> None:
     """A file whose content was overwritten is another database, and its WAL is put aside."""
-    store.write(count_up)
-    store.write(count_up)
+    store.write_serialized(count_up)
+    store.write_serialized(count_up)
     shutil.copyfile(other, file)
-    assert refused(lambda: store.write(count_up)).detail["changed"] == "no"
+    assert refused(lambda: store.write_serialized(count_up)).detail["changed"] == "no"
     assert "was overwritten while it was open; its last changes are kept in" in store.lost
     store.close()
     again = open_store(f"sqlite:///{file}")

@@ -35,7 +35,7 @@ class Process:
     def writes(self) -> bool:
         """Return whether the process may write."""
         try:
-            self.store.write(self.lease.guard)
+            self.store.write_serialized(self.lease.guard)
         except LeaseLost:
             return False
         return True
@@ -130,7 +130,7 @@ class TestLease:
             def fail(*_: object) -> None:
                 raise StoreUnavailable
 
-            away.setattr(one.store, "write", fail)
+            away.setattr(one.store, "write_serialized", fail)
             for _ in range(SCHEDULER_LEASE // SECOND):
                 one.monotonic.advance(SECOND)
                 if one.monotonic.now % (3 * SECOND) == 0:
@@ -151,7 +151,7 @@ class TestLease:
             one.lease.guard(transaction)  # type: ignore[arg-type]
 
         with pytest.raises(LeaseLost):
-            one.store.write(work)
+            one.store.write_serialized(work)
         (row,) = one.store.select(LeaseRow.select())
         assert row.beat < 99
 

@@ -39,7 +39,7 @@ def change(number: int = 0, **fields: Any) -> Change:
 
 def append(store: Store, *changes: Change) -> list[int]:
     """Append events in one transaction, and return their revisions."""
-    return store.write(lambda transaction: [log.append(transaction, one) for one in changes])
+    return store.write_serialized(lambda transaction: [log.append(transaction, one) for one in changes])
 
 
 def run(store: Store, *queries: peewee.BaseQuery) -> None:
@@ -49,7 +49,7 @@ def run(store: Store, *queries: peewee.BaseQuery) -> None:
         for query in queries:
             transaction.run(query)
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 def chain_problems(store: Store) -> list[str]:
@@ -75,7 +75,7 @@ class TestAppend:
             raise KeyError
 
         with pytest.raises(KeyError):
-            store.write(work)
+            store.write_serialized(work)
         assert append(store, change()) == [2]
         assert chain_problems(store) == []
 
@@ -205,7 +205,7 @@ def remove(store: Store, up_to: int) -> None:
         total = kept.leave(transaction, head.anchor_revision, up_to, bytes(head.kept))
         transaction.run(LogHeadRow.update(anchor_revision=up_to, anchor_hash=bytes(last.hash), kept=total))
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ KINDS = {
 
 def columns_of(store: Store, table: str) -> dict[str, tuple[str, bool, bool]]:
     """Return for each column of a table its kind, whether it is nullable, and whether it is in the primary key."""
-    found = store.alone(lambda db: db.get_columns(table))
+    found = store.write_unserialized(lambda db: db.get_columns(table))
     return {
         column.name: (
             KINDS[column.data_type.partition("(")[0].lower()],
@@ -54,7 +54,7 @@ def columns_of(store: Store, table: str) -> dict[str, tuple[str, bool, bool]]:
 
 def tables(store: Store) -> set[str]:
     """Return the names of all tables."""
-    return set(store.alone(lambda db: db.get_tables()))
+    return set(store.write_unserialized(lambda db: db.get_tables()))
 
 
 def made(store: Store) -> set[str]:
@@ -72,7 +72,7 @@ def made(store: Store) -> set[str]:
 
 def run(store: Store, sql: str) -> None:
     """Run a statement without the server's code."""
-    store.alone(lambda db: db.execute_sql(sql))
+    store.write_unserialized(lambda db: db.execute_sql(sql))
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def old_key(store: Store, key_id: str, now: int) -> None:
         insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({slots})"  # noqa: S608 - constant names
         transaction.run_many(insert, [list(columns.values())])
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 class TestFromAnOlderRelease:
@@ -255,7 +255,7 @@ class TestFromAnOlderRelease:
             run(empty, "INSERT INTO project (project_id, keys) VALUES ('acme', 3)")
         run(empty, """UPDATE api_key SET scopes = '["orders:read"]'""")
         if released >= 7:  # from 7 on, digests stay valid when columns are added
-            empty.alone(m0007_evidence._record)
+            empty.write_unserialized(m0007_evidence._record)
 
         assert migrations.migrate(empty) == list(range(released + 1, migrations.NEWEST + 1))
         fresh = new_store(new_database(dialect))

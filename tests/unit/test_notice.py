@@ -34,7 +34,7 @@ def other(store: Store, database_url: str, clock: FrozenClock) -> Iterator[Domai
 
 def change(store: Store) -> None:
     """Commit something."""
-    store.write(lambda transaction: transaction.run(LogHeadRow.update(id=1)))
+    store.write_serialized(lambda transaction: transaction.run(LogHeadRow.update(id=1)))
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -61,7 +61,7 @@ def insert(store: Store, key: Key, sealed: Sealed) -> None:
     def work(transaction: Transaction) -> None:
         transaction.run(ApiKeyRow.insert(**row))
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 class TestRow:

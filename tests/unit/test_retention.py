@@ -112,7 +112,7 @@ class TestRemove:
     ) -> None:
         """An event that records a change by hand outlives its age, and the later events of its key."""
         key_id = domain.create().key.id
-        store.write(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
+        store.write_serialized(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
         told = f"key {key_id} was changed without an event before event 2: owner_id"
         for number in range(3):
             domain.lifecycle.update(OPERATOR, Edit(key_id, Draft("", name=f"name {number}"), ("name",)))
@@ -125,7 +125,7 @@ class TestRemove:
             }
         assert revisions(store) == [7]
         assert store.read("SELECT revision FROM event WHERE key_id = ? ORDER BY revision", (key_id,)) == [(2,), (6,)]
-        store.write(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 2)))
+        store.write_serialized(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 2)))
         assert audit.run(store).problems == ("a kept event up to 6 was changed or removed",)
 
     def test_in_small_transactions(
@@ -135,7 +135,7 @@ class TestRemove:
         monkeypatch.setattr(retention, "BATCH", 4)
         aged(store, clock, *[20] * 10, 1)
         anchors = []
-        write = store.write
+        write = store.write_serialized
 
         def watched(work: Callable[[Any], Any]) -> Any:
             result = write(work)
@@ -143,7 +143,7 @@ class TestRemove:
             assert chain_problems(store) == []
             return result
 
-        monkeypatch.setattr(store, "write", watched)
+        monkeypatch.setattr(store, "write_serialized", watched)
         assert keeping.remove() == 10
         assert anchors == [4, 8, 10]
 
@@ -177,14 +177,14 @@ class TestTampering:
     ) -> None:
         """If the database changes between the check and the removal, nothing is removed."""
         aged(store, clock, 20, 20, 1)
-        write = store.write
+        write = store.write_serialized
 
         def put_back(work: Callable[[Any], Any]) -> Any:
-            monkeypatch.setattr(store, "write", write)
+            monkeypatch.setattr(store, "write_serialized", write)
             run(store, EventRow.update(hash=b"x" * 32).where(EventRow.revision == 2))
             return write(work)
 
-        monkeypatch.setattr(store, "write", put_back)
+        monkeypatch.setattr(store, "write_serialized", put_back)
         assert keeping.remove() == 0
         assert revisions(store) == [1, 2, 3]
 
@@ -193,10 +193,10 @@ class TestTampering:
     ) -> None:
         """If the log has become shorter meanwhile, its newest event is still kept."""
         aged(store, clock, 20, 20, 20)
-        write = store.write
+        write = store.write_serialized
 
         def put_back(work: Callable[[Any], Any]) -> Any:
-            monkeypatch.setattr(store, "write", write)
+            monkeypatch.setattr(store, "write_serialized", write)
             ((second,),) = store.read("SELECT hash FROM event WHERE revision = 2")
             run(
                 store,
@@ -205,7 +205,7 @@ class TestTampering:
             )
             return write(work)
 
-        monkeypatch.setattr(store, "write", put_back)
+        monkeypatch.setattr(store, "write_serialized", put_back)
         assert keeping.remove() == 0
         assert revisions(store) == [1, 2]
 
@@ -269,7 +269,7 @@ class TestLife:
     ) -> None:
         """A failure is logged by its type and retried; the exception's text is not logged."""
         aged(store, clock, 20, 1)
-        write = store.write
+        write = store.write_serialized
         failures = iter([StoreUnavailable(), KeyError("confidential")])
 
         def fails(work: Callable[[Any], Any]) -> Any:
@@ -277,7 +277,7 @@ class TestLife:
                 raise failure
             return write(work)
 
-        monkeypatch.setattr(store, "write", fails)
+        monkeypatch.setattr(store, "write_serialized", fails)
         with structlog.testing.capture_logs() as logged:
             keeping.start()
             self._until(lambda: log.anchor(store) == 1)

@@ -102,7 +102,7 @@ def restore(store: Store, revision: int) -> None:
         transaction.run(EventRow.delete().where(EventRow.revision > revision))
         transaction.run(LogHeadRow.update(revision=revision, hash=event.hash))
 
-    store.write(work)
+    store.write_serialized(work)
 
 
 def test_begins_now(store: Store, other: Domain, notes: Notes) -> None:
@@ -148,7 +148,7 @@ def test_uncommitted(store: Store, other: Domain, notes: Notes) -> None:
         raise KeyError
 
     with pytest.raises(KeyError):
-        other.store.write(work)
+        other.store.write_serialized(work)
     assert tail.catch_up() == 0
     assert other.create().revision == tail.catch_up() == 1
 
@@ -168,7 +168,7 @@ def is_lost(store: Store, tail: Tail, why: str) -> None:
 
 def count_up(store: Store) -> None:
     """Write something."""
-    store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=LogHeadRow.revision + 1)))
+    store.write_serialized(lambda transaction: transaction.run(LogHeadRow.update(revision=LogHeadRow.revision + 1)))
 
 
 @pytest.mark.parametrize("changes", range(5))
@@ -192,14 +192,14 @@ def test_restored(
 def test_emptied(store: Store, other: Domain, notes: Notes) -> None:
     """A log without a head, as while a backup is being restored, belongs to another database."""
     tail = Tail(store, notes)
-    other.store.write(lambda transaction: transaction.run(LogHeadRow.delete()))
+    other.store.write_serialized(lambda transaction: transaction.run(LogHeadRow.delete()))
     is_lost(store, tail, "its log has no head")
 
 
 def test_dropped(store: Store, other: Domain, notes: Notes) -> None:
     """A database without its tables is another database."""
     tail = Tail(store, notes)
-    other.store.alone(lambda db: db.execute_sql("DROP TABLE log_head"))
+    other.store.write_unserialized(lambda db: db.execute_sql("DROP TABLE log_head"))
     is_lost(store, tail, "its tables are gone")
 
 
@@ -218,7 +218,7 @@ def test_far_behind(store: Store, notes: Notes, behind: int) -> None:
             transaction.run(EventRow.insert_many(rows[begin : begin + 2_000]))
         transaction.run(LogHeadRow.update(revision=behind))
 
-    store.write(work)
+    store.write_serialized(work)
     assert tail.catch_up() == tail.position == behind
     assert notes.told[1:] == [{"k"} if behind == 10_000 else None]
 

@@ -145,7 +145,7 @@ def held(store: Store) -> contextlib.AbstractContextManager[None]:
             done.wait(30)
 
         with ThreadPoolExecutor(1) as threads:
-            holding = threads.submit(store.write, work)
+            holding = threads.submit(store.write_serialized, work)
             begun.wait(30)
             try:
                 yield
@@ -251,7 +251,7 @@ class TestWrites:
             transaction.run(LogHeadRow.update(revision=7))
 
         with calls.serving(Call(judge=judge)):
-            store.write(work)
+            store.write_serialized(work)
         assert seen == [0, "work"]
 
     def test_a_caller_who_may_not_any_more(self, store: Store) -> None:
@@ -340,7 +340,7 @@ class TestProcesses:
                 took = []
                 for _ in range(200):
                     began = time.monotonic()
-                    store.write(lambda transaction: transaction.run(LogHeadRow.update(id=1)), urgent=True)
+                    store.write_serialized(lambda transaction: transaction.run(LogHeadRow.update(id=1)), urgent=True)
                     took.append(time.monotonic() - began)
             finally:
                 writer.kill()

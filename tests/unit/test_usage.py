@@ -53,7 +53,7 @@ def crowd(store: Store, domain: Domain, number: int) -> list[str]:
         for begin in range(0, len(rows), 500):
             transaction.run(ApiKeyRow.insert_many(rows[begin : begin + 500]))
 
-    store.write(insert)
+    store.write_serialized(insert)
     return [str(row["id"]) for row in rows]
 
 
@@ -69,7 +69,7 @@ class Disk:
         self.failing = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def alone(self, work: Callable[[Any], None]) -> None:
+    def write_unserialized(self, work: Callable[[Any], None]) -> None:
         self.now += self.takes
         self.meanwhile()
         if self.failing:
@@ -308,9 +308,9 @@ class TestFailures:
     def test_a_lost_connection(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
         """Notes made while the table is missing are written when it is back."""
         notes.note(key_id, clock.now)
-        store.alone(lambda db: db.execute_sql("ALTER TABLE api_key RENAME TO hidden"))
+        store.write_unserialized(lambda db: db.execute_sql("ALTER TABLE api_key RENAME TO hidden"))
         notes.flush()
-        store.alone(lambda db: db.execute_sql("ALTER TABLE hidden RENAME TO api_key"))
+        store.write_unserialized(lambda db: db.execute_sql("ALTER TABLE hidden RENAME TO api_key"))
         assert last_used(store, key_id) == 0
         notes.flush()
         assert last_used(store, key_id) == clock.now
@@ -368,7 +368,7 @@ class TestThreads:
             released.wait(PATIENCE)
 
         with ThreadPoolExecutor(1) as executor:
-            holding = executor.submit(store.write, hold)
+            holding = executor.submit(store.write_serialized, hold)
             assert held.wait(PATIENCE)
             notes.flush()
             assert last_used(store, key_id) == clock.now

@@ -164,7 +164,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise StoreUnavailable
 
-    for name in ("read", "select", "write", "version"):
+    for name in ("read", "select", "write_serialized", "version"):
         monkeypatch.setattr(Store, name, fail)
 
 

@@ -225,7 +225,9 @@ class TestPending:
         self.revoke(domain, "a", "b", "c")
         outbox()
         later = domain.clock.now + HOUR
-        domain.store.write(lambda transaction: transaction.run(EndpointRow.update(next_attempt_time=later, failures=1)))
+        domain.store.write_serialized(
+            lambda transaction: transaction.run(EndpointRow.update(next_attempt_time=later, failures=1))
+        )
         self.revoke(domain, "d")
         outbox()
         (row,) = domain.store.select(EndpointRow.select().where(EndpointRow.project_id == "acme"))
@@ -239,7 +241,7 @@ class TestPending:
         (given_up,) = domain.store.select(DeliveryRow.select().where(DeliveryRow.state == int(State.FAILED)))
         with pytest.raises(errors.LimitReached):
             deliveries.redeliver(OPERATOR, given_up.id)
-        domain.store.write(
+        domain.store.write_serialized(
             lambda transaction: transaction.run(
                 DeliveryRow.delete().where(DeliveryRow.revision == given_up.revision + 2)
             )

@@ -51,4 +51,4 @@ def pile_up(
             )
         )
 
-    store.write(work)
+    store.write_serialized(work)

@@ -18,7 +18,7 @@ def record(store: Store, clock: Clock) -> int:
         after = page[-1].columns["id"]
         untold = [row.columns["id"] for row in page if row.told == b""]
         if untold:
-            recorded += store.write(lambda transaction, untold=untold: _record(transaction, untold, clock()))  # type: ignore[misc]
+            recorded += store.write_serialized(lambda transaction, untold=untold: _record(transaction, untold, clock()))  # type: ignore[misc]
     return recorded
 
 

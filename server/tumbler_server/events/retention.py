@@ -97,6 +97,6 @@ class Retention:
             transaction.run(LogHeadRow.update(moved).where(LogHeadRow.id == 1))
             return int(last.revision - head.anchor_revision)
 
-        removed = self._store.write(work)
+        removed = self._store.write_serialized(work)
         self._stopping.wait((clocks.monotonic() - began) / SECOND)  # as much time for other writers as this one took
         return removed

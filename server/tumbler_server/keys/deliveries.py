@@ -129,7 +129,7 @@ class Deliveries:
             deliveries.send_again(transaction, delivery, now, now + GIVE_UP_AFTER)
             return _load(transaction, caller, delivery_id)
 
-        return self._store.write(work)
+        return self._store.write_serialized(work)
 
     def replace_secret(self, caller: Key, project_id: str, url: str) -> Replaced:
         """Give an endpoint a new secret.
@@ -165,7 +165,7 @@ class Deliveries:
             log.append(transaction, Change(changed, "", project_id, "", now, Actor(caller.id, caller.name), detail))
             return replaced
 
-        return self._store.write(work)
+        return self._store.write_serialized(work)
 
 
 def _check(query: DeliveryQuery) -> int:

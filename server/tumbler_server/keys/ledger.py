@@ -69,7 +69,7 @@ class Ledger:
 
         An ``urgent`` write, one that stops a key, goes ahead of all other queued writes.
         """
-        outcome = self._store.write(work, urgent)
+        outcome = self._store.write_serialized(work, urgent)
         with calls.serving(None):  # the change is committed: publish it even if its caller has hung up
             self._committed(outcome.revision)
         return outcome

@@ -40,7 +40,7 @@ class Alarms:
         key_ids = [key_id for (key_id,) in self._store.read(_DUE, (self._clock(),))]
         if not key_ids:
             return False
-        changes = self._store.write(lambda transaction: self._ring(transaction, lease, key_ids))
+        changes = self._store.write_serialized(lambda transaction: self._ring(transaction, lease, key_ids))
         for change in changes:
             metrics.ALARMS.labels(change.type.name.lower()).inc()
         return len(key_ids) == BATCH

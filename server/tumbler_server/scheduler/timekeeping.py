@@ -82,7 +82,7 @@ def read_mark(store: Store) -> Mark:
 
 def trust(store: Store, reading: int) -> None:
     """Set the mark, since somebody knows that this is the time. Raises ``StoreUnavailable``."""
-    store.write(lambda transaction: _set(transaction, Mark(reading)))
+    store.write_serialized(lambda transaction: _set(transaction, Mark(reading)))
 
 
 class Timekeeper:
@@ -166,7 +166,7 @@ class Timekeeping:
             return mark, line
 
         before = self._written
-        self._written, self._line = self._store.write(move)
+        self._written, self._line = self._store.write_serialized(move)
         self._moved, self._next = monotonic, monotonic + TICK
         self._tell(before, reading, monotonic)
         return False

@@ -103,11 +103,11 @@ class Roster:
         """Write our row, and log a warning if our peppers differ from the others'. Raises ``StoreUnavailable``."""
         self._beat += 1
         row = (self.name, ",".join(self._ours), self._beat, self._clock())
-        self._store.alone(lambda db: _run(db, (_REMOVE_ALL, (MOST,)), (_NOTE, row)))
+        self._store.write_unserialized(lambda db: _run(db, (_REMOVE_ALL, (MOST,)), (_NOTE, row)))
         rows = self._store.read(_READ, (2 * MOST,))
         gone = self._gone({name: beat for name, _, beat, _ in rows if name != self.name})
         if gone:
-            self._store.alone(lambda db: _run(db, *((_REMOVE, row) for row in gone.items())))
+            self._store.write_unserialized(lambda db: _run(db, *((_REMOVE, row) for row in gone.items())))
         others = {name: _ids(text) for name, text, _, _ in rows if name != self.name and name not in gone}
         self._tell(differing(self._ours, others), sorted(set(signed_under(self._store)) - set(self._ours)))
 
@@ -123,7 +123,7 @@ class Roster:
             self._thread.join()
         try:
             with calls.serving(Call(time.monotonic() + _LAST)):
-                self._store.alone(lambda db: _run(db, (_REMOVE, (self.name, self._beat))))
+                self._store.write_unserialized(lambda db: _run(db, (_REMOVE, (self.name, self._beat))))
         except Exception as failure:
             _log.debug("the row of this process could not be removed", error=type(failure).__name__)
 

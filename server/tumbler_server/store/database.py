@@ -124,8 +124,11 @@ class Store:
         return not self.lost and (self._failing or self._refusing.lasts or self._trouble.lasts)
 
     def try_to_change(self) -> None:
-        """Test whether a change can be made now, with a write that changes nothing. Raises what ``write`` does."""
-        self.write(lambda transaction: transaction.touch())
+        """Test whether a change can be made now, with a write that changes nothing.
+
+        Raises what ``write_serialized`` does.
+        """
+        self.write_serialized(lambda transaction: transaction.touch())
 
     def give_up(self, why: str) -> None:
         """Stop using the database: it is not the one that was opened, and everything cached from it is void.
@@ -193,7 +196,7 @@ class Store:
 
         return self._attempt(once, bound)
 
-    def write(self, work: Callable[["Transaction"], T], urgent: bool = False) -> T:
+    def write_serialized(self, work: Callable[["Transaction"], T], urgent: bool = False) -> T:
         """Run ``work`` in a write transaction, as the only writer, and return its result.
 
         ``work`` may run more than once, so it must have no effect except through its transaction. An exception rolls
@@ -217,10 +220,10 @@ class Store:
 
         return self._attempt(once, bound, writing=True)
 
-    def alone(self, work: Callable[[peewee.Database], T], timeout: int | None = None) -> T:
-        """Run ``work`` in a transaction of its own on the bare database, as migrations need.
+    def write_unserialized(self, work: Callable[[peewee.Database], T], timeout: int | None = None) -> T:
+        """Run ``work`` in a write transaction on the bare database, beside other writers.
 
-        It takes no lock, except on SQLite, where every write needs the write lock.
+        It takes no lock, except on SQLite, where every write needs the write lock. So it cannot append to the log.
         """
         bound = Bound(self._seconds if timeout is None else timeout / SECOND)
 

@@ -73,13 +73,15 @@ class Lease:
         if not self._term:
             return
         ours = (LeaseRow.holder == self._holder) & (LeaseRow.term == self._term)
-        self._store.write(lambda transaction: transaction.run(LeaseRow.update(holder="").where(ours)))
+        self._store.write_serialized(lambda transaction: transaction.run(LeaseRow.update(holder="").where(ours)))
         self._term = 0
 
     def _raise(self, began: int) -> None:
         beat = self._beat + 1
         ours = (LeaseRow.holder == self._holder) & (LeaseRow.term == self._term)
-        raised = self._store.write(lambda transaction: transaction.change(LeaseRow.update(beat=beat).where(ours)))
+        raised = self._store.write_serialized(
+            lambda transaction: transaction.change(LeaseRow.update(beat=beat).where(ours))
+        )
         if not raised:
             self._lose()
             return
@@ -94,7 +96,7 @@ class Lease:
             return
         same = (LeaseRow.term == term) & (LeaseRow.beat == beat) & (LeaseRow.holder == holder)
         take = LeaseRow.update(holder=self._holder, term=term + 1, beat=0).where(same)
-        if self._store.write(lambda transaction: transaction.change(take)):
+        if self._store.write_serialized(lambda transaction: transaction.change(take)):
             self._term, self._beat, self._beaten = term + 1, 0, began
             _log.info("this process now acts on schedules", term=self._term, after=holder)
 

@@ -49,7 +49,7 @@ class Resealer:
     def _reseal(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
         try:
             fresh = self._hasher.seal(text, secret)
-            self._store.write(lambda transaction: self._replace(transaction, key_id, sealed, fresh))
+            self._store.write_serialized(lambda transaction: self._replace(transaction, key_id, sealed, fresh))
         except Exception as failure:
             # The key keeps working with its old proofs. The exception's text is not logged: it could hold anything.
             self._trouble.met(key_id=key_id, error=type(failure).__name__)

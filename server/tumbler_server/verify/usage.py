@@ -126,7 +126,7 @@ class Usage:
         batch = {key_id: self._notes.pop(key_id) for key_id in key_ids}
         try:
             times = {key_id: self._translate(noted) for key_id, noted in batch.items()}
-            self._store.alone(lambda db: self._update(db, times))
+            self._store.write_unserialized(lambda db: self._update(db, times))
         except Exception as failure:
             # Put the notes back, except where a newer one was taken meanwhile.
             for key_id, noted in batch.items():

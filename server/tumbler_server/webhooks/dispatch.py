@@ -229,7 +229,7 @@ class Dispatch:
                 for state, settled in over.items():
                     deliveries.settle(transaction, settled, state)
 
-            self._store.write(settle)
+            self._store.write_serialized(settle)
 
     def _write_down(self, patience: float | None = 0) -> bool:
         """Record the outcomes that have arrived, and return whether there were any.
@@ -247,7 +247,9 @@ class Dispatch:
             return False
         # No lease is needed: an outcome is a fact, and counts unless the row has changed since.
         try:
-            states = self._store.write(lambda transaction: deliveries.record(transaction, done, self._clock()))
+            states = self._store.write_serialized(
+                lambda transaction: deliveries.record(transaction, done, self._clock())
+            )
         finally:  # an outcome that cannot be recorded counts as never sent
             for delivery, _ in done:
                 self._sending.pop(delivery.revision, None)

@@ -56,7 +56,7 @@ class Outbox:
         events = log.events_after(self._store, reached, BATCH)
         if events[0].revision != reached + 1:
             _log.warning("events were removed before their webhooks were made", events=events[0].revision - reached)
-        self._store.write(lambda transaction: self._take(transaction, lease, reached, events))
+        self._store.write_serialized(lambda transaction: self._take(transaction, lease, reached, events))
         return len(events) == BATCH
 
     def _take(self, transaction: Transaction, lease: Lease, reached: int, events: Sequence[Event]) -> None:

@@ -56,7 +56,7 @@ class Upkeep:
         if self._monotonic() < self._next:
             return False
         before = history.first_since(self._store, self._clock() - self._keep)
-        removed = self._store.write(lambda transaction: self._remove(transaction, lease, before))
+        removed = self._store.write_serialized(lambda transaction: self._remove(transaction, lease, before))
         if removed == BATCH or self._forget_unused(lease):
             return True
         self._reseal(lease)
@@ -91,7 +91,7 @@ class Upkeep:
             transaction.run_many(_FORGET, forgotten)
 
         if marks or forgotten:
-            self._store.write(work)
+            self._store.write_serialized(work)
         self._looked_at = found[-1][0] if len(found) == LOOKED_AT else ""
         return bool(self._looked_at)
 
@@ -103,7 +103,7 @@ class Upkeep:
                 self._endpoints.reseal(transaction, endpoint)
 
             try:
-                self._store.write(work)
+                self._store.write_serialized(work)
             except CannotOpen:
                 _log.warning(
                     "a webhook secret cannot be decrypted, because its pepper is gone: replace it",

@@ -76,7 +76,7 @@ def migrate(store: Store) -> list[int]:
 
     Raises ``SetupError`` where the schema is newer than this program, or the PostgreSQL server too old.
     """
-    return store.alone(lambda db: _apply(store.dialect, db), timeout=HOUR)  # a table may be large
+    return store.write_unserialized(lambda db: _apply(store.dialect, db), timeout=HOUR)  # a table may be large
 
 
 def _apply(dialect: str, db: peewee.Database) -> list[int]:
