@@ -22,8 +22,8 @@ from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.events.retention import Retention
 from tumbler_server.freshness.board import Board
-from tumbler_server.freshness.follow import Following
 from tumbler_server.freshness.glance import Glance
+from tumbler_server.freshness.poller import Poller
 from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.ledger import Ledger
@@ -126,7 +126,7 @@ class Core:
     lifecycle: Lifecycle
     servicer: Servicer
     tail: Tail
-    following: Following
+    poller: Poller
     hub: Hub
     resealer: Resealer
     usage: Usage
@@ -143,7 +143,7 @@ class Core:
 
     def start(self) -> None:
         """Start the background work."""
-        self.following.start()
+        self.poller.start()
         self.usage.start()
         self.first_uses.start()
         self.retention.start()
@@ -155,7 +155,7 @@ class Core:
         The last uses of keys are written for at most ``seconds``.
         """
         self.resolver.close()
-        self.following.close()
+        self.poller.close()
         self.lanes.close()
         for close in self.closing:
             close()
@@ -221,7 +221,7 @@ def build_core(
     watching = Watching(hub, lifecycle, tokens, clock)
     shedding = Shedding()
     engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
-    following = Following(store, tail, config.max_staleness)
+    poller = Poller(store, tail, config.max_staleness)
     retention = Retention(store, timekeeper.now, config.event_retention)
     roster = Roster(store, [pepper.id for pepper in peppers], clock, monotonic)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
@@ -230,7 +230,7 @@ def build_core(
         lifecycle,
         servicer,
         tail,
-        following,
+        poller,
         hub,
         resealer,
         usage,

@@ -112,8 +112,8 @@ MUTANTS = (
     Mutant(
         "the cache drops nothing when a key is revoked",
         "freshness/tail.py",
-        "self._follower.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})",
-        "self._follower.forget(set())",
+        "self._cache.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})",
+        "self._cache.forget(set())",
         "tests/rpc/test_revoke.py",
     ),
     Mutant(
@@ -575,7 +575,7 @@ MUTANTS = (
         "a second Revoke overwrites the first",
         "keys/lifecycle.py",
         "            if before.revoked:\n"
-        "                return Changed(before, before.revision, now)\n"
+        "                return Snapshot(before, before.revision, now)\n"
         "            return self._ledger.revoke(",
         "            return self._ledger.revoke(",
         "tests/rpc/test_revoke.py",

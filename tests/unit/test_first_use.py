@@ -13,7 +13,7 @@ from tests.harness import FrozenClock
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys.ledger import Changed, Ledger
+from tumbler_server.keys.ledger import Ledger, Snapshot
 from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.verify.first_use import FirstUses
 from tumbler_server.verify.verifier import Question
@@ -36,7 +36,7 @@ class Book:
         self.clock = FrozenClock()
         self.read = None
 
-    def write(self, work: Callable[[Any], Changed]) -> Changed:
+    def write(self, work: Callable[[Any], Snapshot]) -> Snapshot:
         return work(self)
 
     def find(self, _: object, key_id: str) -> Key | None:
@@ -44,11 +44,11 @@ class Book:
             raise StoreUnavailable
         return self.keys.get(key_id)
 
-    def save(self, _: object, actor: object, before: Key, after: Key, *rest: object) -> Changed:
+    def save(self, _: object, actor: object, before: Key, after: Key, *rest: object) -> Snapshot:
         del actor, rest
         self.keys[before.id] = after
         self.written.append(before.id)
-        return Changed(after, 1, 0)
+        return Snapshot(after, 1, 0)
 
     def note(self, uses: FirstUses, *keys: Key) -> None:
         """Add keys to the book and note their use."""
@@ -165,7 +165,7 @@ class TestThread:
         began, go_on = threading.Event(), threading.Event()
         write = book.write
 
-        def slowly(work: Callable[[Any], Changed]) -> Changed:
+        def slowly(work: Callable[[Any], Snapshot]) -> Snapshot:
             began.set()
             assert go_on.wait(PATIENCE)
             return write(work)

@@ -12,7 +12,7 @@ from tests.domain import Domain
 from tests.harness import FrozenClock
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
-from tumbler_server.freshness.follow import Following
+from tumbler_server.freshness.poller import Poller
 from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import LogHeadRow
@@ -168,18 +168,18 @@ class TestFollowing:
     @pytest.fixture
     def follow(self, store: Store) -> Iterator[Callable[[bool], Tail]]:
         """Yield a function that starts to follow, with or without wake-ups."""
-        begun: list[Following] = []
+        begun: list[Poller] = []
 
         def begin(notifies: bool) -> Tail:
             store.notifies = notifies and store.dialect == "postgresql"
             tail = Tail(store, ProofCache(10))
-            begun.append(Following(store, tail, 2 * SECOND))
+            begun.append(Poller(store, tail, 2 * SECOND))
             begun[-1].start()
             return tail
 
         yield begin
-        for following in begun:
-            following.close()
+        for poller in begun:
+            poller.close()
 
     @pytest.mark.parametrize("notifies", [True, False], ids=["woken", "polling"])
     def test_changes_arrive(self, follow: Callable[[bool], Tail], other: Domain, notifies: bool) -> None:
@@ -204,13 +204,13 @@ class TestFollowing:
 
     def test_ends_at_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """Closing does not wait, however long the thread would have listened."""
-        monkeypatch.setattr("tumbler_server.freshness.follow._LISTEN", 2 * PATIENCE)
+        monkeypatch.setattr("tumbler_server.freshness.poller._LISTEN", 2 * PATIENCE)
         store.notifies = store.dialect == "postgresql"
-        following = Following(store, Tail(store, ProofCache(10)), 2 * SECOND)
-        following.start()
+        poller = Poller(store, Tail(store, ProofCache(10)), 2 * SECOND)
+        poller.start()
         time.sleep(0.2)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(following.close).result(PATIENCE)
+            pool.submit(poller.close).result(PATIENCE)
 
     def test_the_listener_is_cut_again_and_again(
         self, follow: Callable[[bool], Tail], other: Domain, dialect: str

@@ -21,7 +21,7 @@ from tumbler_server.store.models import EventRow, LogHeadRow
 
 
 class Notes:
-    """A follower that records what it is told to forget."""
+    """A cache that records what it is told to forget."""
 
     def __init__(self) -> None:
         self.told: list[set[str] | None] = []
@@ -73,7 +73,7 @@ def other(store: Store, database_url: str, clock: FrozenClock) -> Iterator[Domai
 
 @pytest.fixture
 def notes() -> Notes:
-    """Return a follower that has recorded nothing."""
+    """Return a cache that has recorded nothing."""
     return Notes()
 
 
@@ -106,14 +106,14 @@ def restore(store: Store, revision: int) -> None:
 
 
 def test_begins_now(store: Store, other: Domain, notes: Notes) -> None:
-    """A tail begins at the current end of the log, and makes its follower forget everything."""
+    """A tail begins at the current end of the log, and makes its cache forget everything."""
     issued = other.create()
     assert Tail(store, notes).position == issued.revision
     assert notes.told == [None]
 
 
 def test_nothing_new(store: Store, other: Domain, notes: Notes) -> None:
-    """If nothing has changed, the follower is not called."""
+    """If nothing has changed, the cache is not called."""
     issued = other.create()
     tail = Tail(store, notes)
     assert tail.catch_up() == issued.revision
@@ -121,7 +121,7 @@ def test_nothing_new(store: Store, other: Domain, notes: Notes) -> None:
 
 
 def test_changes_of_another_server(store: Store, other: Domain, notes: Notes) -> None:
-    """Every change that another server committed before the call reaches the follower, in the order of the log."""
+    """Every change that another server committed before the call reaches the cache, in the order of the log."""
     tail = Tail(store, notes)
     one, two = other.create(), other.create()
     assert tail.catch_up() == tail.position == two.revision
@@ -131,7 +131,7 @@ def test_changes_of_another_server(store: Store, other: Domain, notes: Notes) ->
 
 
 def test_once_each(store: Store, other: Domain, notes: Notes) -> None:
-    """No change reaches the follower twice."""
+    """No change reaches the cache twice."""
     tail = Tail(store, notes)
     other.create()
     tail.catch_up()
@@ -140,7 +140,7 @@ def test_once_each(store: Store, other: Domain, notes: Notes) -> None:
 
 
 def test_uncommitted(store: Store, other: Domain, notes: Notes) -> None:
-    """A change that was rolled back does not reach the follower, and leaves no gap."""
+    """A change that was rolled back does not reach the cache, and leaves no gap."""
     tail = Tail(store, notes)
 
     def work(transaction: Transaction) -> None:

@@ -30,7 +30,7 @@ _PAUSE = SECOND // 2
 """While the database does not answer, only one call in this interval tries it. The others fail at once."""
 
 
-class Follower(Protocol):
+class Cache(Protocol):
     """A cache that a tail invalidates. Calls come one at a time, in log order."""
 
     def forget(self, key_ids: Iterable[str]) -> None:
@@ -46,13 +46,13 @@ class Tail:
     def __init__(
         self,
         store: Store,
-        follower: Follower,
+        cache: Cache,
         max_staleness: int = MAX_STALENESS,
         board: Board | None = None,
         monotonic: Clock = clock.monotonic,
     ) -> None:
         self._store = store
-        self._follower = follower
+        self._cache = cache
         self._max_staleness = max_staleness
         self._board = board or Board()
         self._monotonic = monotonic
@@ -70,7 +70,7 @@ class Tail:
         self.ring = Ring(self._head.revision)
         self.resets = 0
         """How often everything was dropped. A stream that was open during a reset has missed events."""
-        follower.forget_all()
+        cache.forget_all()
 
     @property
     def position(self) -> int:
@@ -224,12 +224,12 @@ class Tail:
             if continues:
                 news = [event for event in events if event.revision > self._head.revision]
                 if news:
-                    self._follower.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})
+                    self._cache.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})
                     self.ring.extend(news)
                     self._head = Head(news[-1].revision, news[-1].hash)
             else:
                 # Too far behind.
-                self._follower.forget_all()
+                self._cache.forget_all()
                 self.ring.restart(head.revision)
                 self.resets += 1
                 self._head = head

@@ -18,10 +18,10 @@ from tumbler_server.store.models import ApiKeyRow
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A key as of ``now``, after a change, and the revision of that change.
+class Snapshot:
+    """A key as of ``now``, and the revision of the log that it shows.
 
-    ``webhook_secret`` is the secret of an endpoint that the change created. It is shown once.
+    ``webhook_secret`` is the secret of an endpoint that this call created. It is shown once.
     """
 
     key: Key
@@ -31,7 +31,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Issued(Changed):
+class Issued(Snapshot):
     """A created key. ``text`` is the key itself, shown once. It is empty if ``repeated`` or if only validated."""
 
     text: str = field(default="", repr=False)
@@ -39,7 +39,7 @@ class Issued(Changed):
     old: Key | None = None
 
 
-Outcome = TypeVar("Outcome", bound=Changed)
+Outcome = TypeVar("Outcome", bound=Snapshot)
 
 
 class Ledger:
@@ -113,7 +113,7 @@ class Ledger:
         happened: EventType,
         now: int,
         detail: Mapping[str, str],
-    ) -> Changed:
+    ) -> Snapshot:
         """Write the changed columns of a key with an event, and return the key after the change.
 
         If the key's row does not match its last event, the new event says so.
@@ -127,7 +127,7 @@ class Ledger:
         after = replace(after, revision=log.append(transaction, told))
         columns |= {"revision": after.revision, "alarm_time": schedule.alarm_time(after, now)}
         transaction.run(ApiKeyRow.update(**columns).where(ApiKeyRow.id == before.id))
-        return Changed(after, after.revision, now)
+        return Snapshot(after, after.revision, now)
 
     def note(self, transaction: Transaction, actor: Actor, key: Key, happened: EventType, now: int) -> Key:
         """Write an event that changes no field of a key, and return the key with its new revision."""
@@ -139,7 +139,7 @@ class Ledger:
 
     def revoke(
         self, transaction: Transaction, actor: Actor, before: Key, reason: int, comment: str, now: int
-    ) -> Changed:
+    ) -> Snapshot:
         """Revoke a key permanently and write its event. The key must not be revoked yet."""
         after = replace(before, revoke_time=now, revoke_reason=reason, revoke_comment=comment)
         detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})

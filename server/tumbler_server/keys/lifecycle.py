@@ -18,7 +18,7 @@ from tumbler_server.events.log import EventType
 from tumbler_server.keys import access, differences, idempotency, ledger, record, schedule, widening
 from tumbler_server.keys.differences import UPDATABLE
 from tumbler_server.keys.idempotency import RequestId
-from tumbler_server.keys.ledger import Changed, Issued, Ledger
+from tumbler_server.keys.ledger import Issued, Ledger, Snapshot
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
 from tumbler_server.store.database import Read, Transaction
@@ -75,13 +75,13 @@ class Lifecycle:
         self._default_prefix = default_prefix
         self._min_rotation_interval = min_rotation_interval
 
-    def get(self, caller: Key, key_id: str) -> Changed:
+    def get(self, caller: Key, key_id: str) -> Snapshot:
         """Return a key. Raises ``InvalidFields``, ``KeyNotFound``."""
         check = Check()
         check.key_id("key_id", key_id)
         check.done()
         key = self._ledger.load(self._ledger.read, caller, key_id)
-        return Changed(key, key.revision, self._ledger.clock())
+        return Snapshot(key, key.revision, self._ledger.clock())
 
     def create(self, caller: Key, draft: Draft) -> Issued:
         """Create a key.
@@ -112,7 +112,7 @@ class Lifecycle:
             return Issued(key, 0, key.create_time)
         return self._issue(caller, draft, values, prefix)
 
-    def update(self, caller: Key, edit: Edit) -> Changed:
+    def update(self, caller: Key, edit: Edit) -> Snapshot:
         """Change fields of a key.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``,
@@ -137,7 +137,7 @@ class Lifecycle:
                 self._endpoints.demand_room(self._ledger.select, after.project_id, after.webhook_url)
                 self._look_up("api_key.rotation.webhook_url", caller, after.webhook_url)
 
-        def work(transaction: Transaction) -> Changed:
+        def work(transaction: Transaction) -> Snapshot:
             now = self._ledger.clock()
             self._demand_future(check, edit, now)
             before, after = self._edited(transaction, caller, edit, values, now)
@@ -146,7 +146,7 @@ class Lifecycle:
                 webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
             detail = differences.between(before, after)
             if not detail:
-                return Changed(before, before.revision, now, webhook_secret)
+                return Snapshot(before, before.revision, now, webhook_secret)
             if record.weight(after) > record.weight(before):  # a record that is already too large may shrink
                 check.record("api_key.", after)
                 check.done()
@@ -157,7 +157,7 @@ class Lifecycle:
 
         return self._ledger.write(work)
 
-    def set_active(self, caller: Key, key_id: str, active: bool) -> Changed:
+    def set_active(self, caller: Key, key_id: str, active: bool) -> Snapshot:
         """Activate or deactivate a key. Does nothing if the key is already in that state.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``.
@@ -170,7 +170,9 @@ class Lifecycle:
             lambda transaction: self._switch(transaction, caller, key_id, active), urgent=not active
         )
 
-    def set_active_by_name(self, caller: Key, project_id: str, environment_id: str, name: str, active: bool) -> Changed:
+    def set_active_by_name(
+        self, caller: Key, project_id: str, environment_id: str, name: str, active: bool
+    ) -> Snapshot:
         """Do as ``set_active`` does, for the key with a name. Also raises ``OtherProject``, ``NameIsAmbiguous``."""
         check = Check()
         check.filter("by_name.project_id", project_id)
@@ -182,7 +184,7 @@ class Lifecycle:
         if project_id:
             access.enter(caller, project_id)
 
-        def work(transaction: Transaction) -> Changed:
+        def work(transaction: Transaction) -> Snapshot:
             fitting = _named(transaction, project_id or caller.project_id, environment_id, name, self._ledger.clock())
             if not fitting:
                 raise KeyNotFound
@@ -192,7 +194,7 @@ class Lifecycle:
 
         return self._ledger.write(work, urgent=not active)
 
-    def revoke(self, caller: Key, key_id: str, reason: int, comment: str) -> Changed:
+    def revoke(self, caller: Key, key_id: str, reason: int, comment: str) -> Snapshot:
         """Revoke a key permanently. Revoking it again changes nothing. Raises ``InvalidFields``, ``KeyNotFound``."""
         check = Check()
         check.key_id("key_id", key_id)
@@ -201,11 +203,11 @@ class Lifecycle:
             check.fail("reason", "must be one of the named reasons")
         check.done()
 
-        def work(transaction: Transaction) -> Changed:
+        def work(transaction: Transaction) -> Snapshot:
             now = self._ledger.clock()
             before = self._ledger.load(transaction.read, caller, key_id)
             if before.revoked:
-                return Changed(before, before.revision, now)
+                return Snapshot(before, before.revision, now)
             return self._ledger.revoke(transaction, ledger.actor(caller), before, reason, comment, now)
 
         return self._ledger.write(work, urgent=True)
@@ -304,11 +306,11 @@ class Lifecycle:
             raise KeyIsRevoked(key.id)
         return key
 
-    def _switch(self, transaction: Transaction, caller: Key, key_id: str, active: bool) -> Changed:
+    def _switch(self, transaction: Transaction, caller: Key, key_id: str, active: bool) -> Snapshot:
         now = self._ledger.clock()
         before = self._changeable(transaction.read, caller, key_id)
         if before.active == active:
-            return Changed(before, before.revision, now)
+            return Snapshot(before, before.revision, now)
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED
         # A due rotation is announced again when the key is reactivated. Outstanding claim tokens become void.
         after = replace(before, active=active, rotation_due_revision=0)

@@ -223,7 +223,7 @@ class Store:
     def write_unserialized(self, work: Callable[[peewee.Database], T], timeout: int | None = None) -> T:
         """Run ``work`` in a write transaction on the bare database, beside other writers.
 
-        It takes no lock, except on SQLite, where every write needs the write lock. So it cannot append to the log.
+        It takes no lock, except on SQLite, where every write needs the write lock.
         """
         bound = Bound(self._seconds if timeout is None else timeout / SECOND)
 

@@ -16,7 +16,7 @@ from tumbler_server.clock import rfc3339
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events.log import Actor, EventType
 from tumbler_server.keys.differences import NEW, OLD
-from tumbler_server.keys.ledger import Changed, Ledger
+from tumbler_server.keys.ledger import Ledger, Snapshot
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Transaction
 from tumbler_server.trouble import Trouble
@@ -133,13 +133,13 @@ class FirstUses:
             if not noted:
                 del self._waiting[project_id]
 
-    def _use(self, transaction: Transaction, key_id: str) -> Changed:
+    def _use(self, transaction: Transaction, key_id: str) -> Snapshot:
         now = self._ledger.clock()
         key = self._ledger.find(transaction.read, key_id)
         if key is None:
             raise KeyNotFound(key_id)
         if not key.awaits_first_use:  # another server has already written it
-            return Changed(key, key.revision, now)
+            return Snapshot(key, key.revision, now)
         used = replace(key, awaits_first_use=False)
         detail = {"replaces_key_id": key.replaces_key_id}
         changed = self._ledger.save(transaction, ACTOR, key, used, EventType.FIRST_USED, now, detail)
@@ -153,7 +153,7 @@ class FirstUses:
             later = earlier
         return changed
 
-    def _end(self, transaction: Transaction, key: Key, used_key_id: str, now: int) -> Changed:
+    def _end(self, transaction: Transaction, key: Key, used_key_id: str, now: int) -> Snapshot:
         ended = replace(key, grace_expire_time=now, grace_ends_on_first_use=False)
         detail = {
             "fields": "grace_expire_time",

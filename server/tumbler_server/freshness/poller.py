@@ -1,4 +1,4 @@
-"""Keeping a tail up to date between calls. Correctness rests on polling. PostgreSQL's NOTIFY only wakes it early."""
+"""Keeps a tail up to date between calls. Correctness rests on polling. PostgreSQL's NOTIFY only wakes it early."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ _LISTEN = 1.0
 _BACKOFF = (0.1, 5.0)
 
 
-class Following:
+class Poller:
     """The threads that keep a tail up to date. They poll several times within ``max_staleness`` (microseconds)."""
 
     def __init__(self, store: Store, tail: Tail, max_staleness: int) -> None:
@@ -28,7 +28,7 @@ class Following:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._listener: Listener | None = None
-        self._threads = [threading.Thread(target=self._poll, name="follow", daemon=True)]
+        self._threads = [threading.Thread(target=self._poll, name="poll", daemon=True)]
         if store.notifies:
             self._threads.append(threading.Thread(target=self._listen, name="listen", daemon=True))
 
@@ -49,7 +49,7 @@ class Following:
 
     def _poll(self) -> None:
         pause = self._interval
-        following = Trouble("following the log fails")
+        polling = Trouble("following the log fails")
         while not self._stopping.is_set():
             self._wake.wait(pause)
             self._wake.clear()
@@ -60,10 +60,10 @@ class Following:
                 pause = min(2 * pause, 1.0)
             except Exception as failure:
                 # Any failure is safe here: no answer rests on an unconfirmed position. The next poll may succeed.
-                following.met(error=type(failure).__name__)
+                polling.met(error=type(failure).__name__)
                 pause = 1.0
             else:
-                following.passed()
+                polling.passed()
 
     def _listen(self) -> None:
         pause = _BACKOFF[0]
