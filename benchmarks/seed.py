@@ -22,7 +22,7 @@ from tumbler_server.defaults import BCRYPT_COST
 from tumbler_server.keys import record
 from tumbler_server.keys.record import Key
 from tumbler_server.secrets import pepper
-from tumbler_server.secrets.secret import Hasher, Sealed
+from tumbler_server.secrets.secret import HashedSecret, Hasher
 from tumbler_server.store.models import ApiKeyRow
 
 PROJECT = "acme"
@@ -57,10 +57,10 @@ def add_digested(
     """
     newest = pepper.load(pepper_file)[0]
     (other,) = texts(1)
-    hashed = Hasher(BCRYPT_COST, [newest]).seal(other, keyformat.parse(other).secret).secret_hash
+    hashed = Hasher(BCRYPT_COST, [newest]).hash(other, keyformat.parse(other).secret).secret_hash
 
-    def sealed(text: str) -> Sealed:
-        return Sealed(hashed, hmac.digest(newest.secret, text.encode(), "sha256"), newest.id)
+    def sealed(text: str) -> HashedSecret:
+        return HashedSecret(hashed, hmac.digest(newest.secret, text.encode(), "sha256"), newest.id)
 
     _insert(url, _rows(keys, sealed, elsewhere, vary))
 
@@ -69,8 +69,8 @@ def add_undigested(url: str, keys: Sequence[str]) -> None:
     """Add keys without digests, which only bcrypt verifies, at its default cost."""
     hasher = Hasher(BCRYPT_COST)
 
-    def seal(text: str) -> Sealed:
-        return hasher.seal(text, keyformat.parse(text).secret)
+    def seal(text: str) -> HashedSecret:
+        return hasher.hash(text, keyformat.parse(text).secret)
 
     with ThreadPoolExecutor() as pool:
         sealed = dict(zip(keys, pool.map(seal, keys), strict=True))

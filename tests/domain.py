@@ -21,7 +21,7 @@ from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.verify.cache import ProofCache
 from tumbler_server.verify.first_use import FirstUses
-from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.rehasher import Rehasher
 from tumbler_server.verify.usage import Usage
 from tumbler_server.verify.verifier import Verifier
 from tumbler_server.webhooks.endpoints import Endpoints
@@ -81,11 +81,11 @@ class Domain:
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
         self.rotations = Rotations(ledger, self.claims)
         self.listing = Listing(store, open_tokens(store), clock)
-        self.resealer = Resealer(store, self.hasher, clock)
+        self.rehasher = Rehasher(store, self.hasher, clock)
         self.usage = Usage(store)
         self.first_uses = FirstUses(ledger)
         self.verifier = Verifier(
-            store, self.hasher, self.tail, cache, self.resealer, self.usage, self.first_uses, clock
+            store, self.hasher, self.tail, cache, self.rehasher, self.usage, self.first_uses, clock
         )
 
     def _look_up(self, name: str) -> list[str]:
@@ -111,4 +111,4 @@ class Domain:
 
     def close(self) -> None:
         """Stop the threads. The store stays open."""
-        self.resealer.close()
+        self.rehasher.close()

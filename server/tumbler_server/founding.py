@@ -139,9 +139,9 @@ def _issue(
     revoke_others: bool = False,
 ) -> Seated:
     ledger = Ledger(store, Hasher(bcrypt_cost, peppers), system_clock, lambda _: None, _UNLIMITED)
-    made, sealed = ledger.make(prefix)
+    made, hashed = ledger.make(prefix)
     keep(made.text)
-    return operators.issue(ledger, made, sealed, name, command, demand, revoke_others)
+    return operators.issue(ledger, made, hashed, name, command, demand, revoke_others)
 
 
 def _has_keys(database: Store | Transaction) -> bool:

@@ -60,7 +60,7 @@ from tumbler_server.store.database import POSTGRESQL, Store, open_store
 from tumbler_server.streams.watch import Hub
 from tumbler_server.verify.cache import ProofCache
 from tumbler_server.verify.first_use import FirstUses
-from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.rehasher import Rehasher
 from tumbler_server.verify.usage import LAST, Usage
 from tumbler_server.verify.verifier import Verifier
 from tumbler_server.webhooks.endpoints import Endpoints
@@ -128,7 +128,7 @@ class Core:
     tail: Tail
     poller: Poller
     hub: Hub
-    resealer: Resealer
+    rehasher: Rehasher
     usage: Usage
     first_uses: FirstUses
     retention: Retention
@@ -160,7 +160,7 @@ class Core:
         for close in self.closing:
             close()
         self.first_uses.close()
-        self.resealer.close()
+        self.rehasher.close()
         self.retention.close()
         self.roster.close()
         self.usage.close(seconds)
@@ -189,7 +189,7 @@ def build_core(
     cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, monotonic)
     tokens = open_tokens(store)
-    resealer = Resealer(store, hasher, clock)
+    rehasher = Rehasher(store, hasher, clock)
     timekeeper = Timekeeper(store, clock, monotonic)
     usage = Usage(store, translate=timekeeper.translate)
     claims = Claims(peppers)
@@ -198,7 +198,7 @@ def build_core(
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
     rotations, first_uses = Rotations(ledger, claims), FirstUses(ledger)
-    verifier = Verifier(store, hasher, tail, cache, resealer, usage, first_uses, clock, config.stale_if_error)
+    verifier = Verifier(store, hasher, tail, cache, rehasher, usage, first_uses, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
     deliveries = Deliveries(store, tokens, endpoints, clock)
     servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, deliveries, config.cache_ttl)
@@ -232,7 +232,7 @@ def build_core(
         tail,
         poller,
         hub,
-        resealer,
+        rehasher,
         usage,
         first_uses,
         retention,

@@ -322,8 +322,8 @@ MUTANTS = (
     Mutant(
         "a digest that does not fit goes on to bcrypt",
         "secrets/secret.py",
-        "return same(_digest(pepper, text), sealed.digest)",
-        "return same(_digest(pepper, text), sealed.digest) or None",
+        "return same(_digest(pepper, text), hashed.digest)",
+        "return same(_digest(pepper, text), hashed.digest) or None",
         "tests/unit/test_secret.py tests/rpc/test_rehash.py",
     ),
     Mutant(

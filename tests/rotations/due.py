@@ -262,8 +262,8 @@ def _seed(service: Service, count: int, urls: Sequence[str], moment: int) -> int
     columns = [column.column_name for column in ApiKeyRow._meta.sorted_fields]
     insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
     made = secret.generate("tmb")
-    sealed = secret.Hasher(CHEAP, service.installation.peppers()).seal(made.text, made.secret)
-    proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
+    hashed = secret.Hasher(CHEAP, service.installation.peppers()).hash(made.text, made.secret)
+    proofs = {"secret_hash": hashed.secret_hash, "digest": hashed.digest, "pepper_id": hashed.pepper_id}
     now = system_clock()
 
     def row(number: int) -> tuple[Any, ...]:

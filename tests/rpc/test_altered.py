@@ -34,8 +34,8 @@ def test_a_secret_put_into_a_row_is_not_accepted(world: World) -> None:
     text = world.caller("tumbler:*")
     mine = forged(text)
     parsed = keyformat.parse(mine)
-    sealed = Hasher(CHEAP, ()).seal(mine, parsed.secret)
-    before = alter(world, parsed.id, secret_hash=sealed.secret_hash, digest=None, pepper_id="")
+    hashed = Hasher(CHEAP, ()).hash(mine, parsed.secret)
+    before = alter(world, parsed.id, secret_hash=hashed.secret_hash, digest=None, pepper_id="")
     refused = refusals()
     for _ in range(2):
         assert world.refused("List", pb.ListRequest(), mine).reason == "UNAUTHENTICATED"

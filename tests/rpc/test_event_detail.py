@@ -104,7 +104,7 @@ def live(world: World, receiver: Receiver) -> None:
     pepper.rotate(world.installation.pepper_file)
     world.reopen()
     assert world.verdict(rehashed.key) == "VALID"
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     # Clear the digest of the key's last event, as an older server would have left it.
     old = EventRow.update(record=None).where(EventRow.revision == world.events()[-1].revision)
     world.core.store.write_serialized(lambda transaction: transaction.run(old))

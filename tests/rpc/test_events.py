@@ -241,7 +241,7 @@ def _history(world: World) -> list[str]:
     token = world.scheduler.dispatch._claim_token(told.api_key.id, world.events()[-1].revision)
     shown += [told.key, world.call("ClaimRotation", pb.ClaimRotationRequest(claim_token=token), "").key]
     world.turn()
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     return shown
 
 

@@ -15,12 +15,12 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.audit import audit
 from tumbler_server.events.log import EventType
 from tumbler_server.secrets import pepper
-from tumbler_server.secrets.secret import Hasher, Sealed
+from tumbler_server.secrets.secret import HashedSecret, Hasher
 from tumbler_server.shares import PROOFS_OF_A_KEY
 from tumbler_server.store.models import ApiKeyRow
 
 
-def sealed(world: World, key_id: str) -> tuple[int, bool, str]:
+def hashed(world: World, key_id: str) -> tuple[int, bool, str]:
     """Return what is stored of a key's secret: bcrypt's cost, whether there is a digest, and its pepper's ID."""
     (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
     return int(row.secret_hash[4:6]), row.digest is not None, row.pepper_id
@@ -63,9 +63,9 @@ def bcrypt_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     runs: list[int] = []
     check = Hasher.check_bcrypt
 
-    def counted(self: Hasher, secret: str, sealed: Sealed) -> bool:
+    def counted(self: Hasher, secret: str, hashed: HashedSecret) -> bool:
         runs.append(1)
-        return check(self, secret, sealed)
+        return check(self, secret, hashed)
 
     monkeypatch.setattr(Hasher, "check_bcrypt", counted)
 
@@ -80,7 +80,7 @@ def bcrypt_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 def test_a_key_is_stored_as_hash_and_digest(world: World) -> None:
     """A key is stored as a bcrypt hash of the configured cost and a digest under the newest pepper."""
     key_id = world.create().api_key.id
-    assert sealed(world, key_id) == (CHEAP, True, peppers(world)[0])
+    assert hashed(world, key_id) == (CHEAP, True, peppers(world)[0])
 
 
 def test_with_a_pepper_bcrypt_never_runs(world: World, bcrypt_runs: Callable[[], int]) -> None:
@@ -103,20 +103,20 @@ def test_after_a_pepper_rotation_old_digests_prove(world: World, bcrypt_runs: Ca
     newest, older = peppers(world)
     assert older == old
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
-    assert sealed(world, created.api_key.id) == (CHEAP, True, newest)
-    assert sealed(world, unused.api_key.id) == (CHEAP, True, old)
+    world.core.rehasher.drain()
+    assert hashed(world, created.api_key.id) == (CHEAP, True, newest)
+    assert hashed(world, unused.api_key.id) == (CHEAP, True, old)
     assert bcrypt_runs() == 0
 
 
 def test_a_wrong_secret_seals_nothing(world: World) -> None:
     """Only a verified key is rehashed."""
     created = world.create()
-    before = sealed(world, created.api_key.id)
+    before = hashed(world, created.api_key.id)
     rotate_pepper(world)
     assert world.verdict(forged(created.key)) == "NOT_FOUND"
-    world.core.resealer.drain()
-    assert sealed(world, created.api_key.id) == before
+    world.core.rehasher.drain()
+    assert hashed(world, created.api_key.id) == before
 
 
 def test_the_old_pepper_can_go_once_keys_were_used(world: World, bcrypt_runs: Callable[[], int]) -> None:
@@ -124,7 +124,7 @@ def test_the_old_pepper_can_go_once_keys_were_used(world: World, bcrypt_runs: Ca
     created, unused = world.create(), world.create()
     rotate_pepper(world)
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     drop_old_peppers(world)
     assert world.verdict(created.key) == "VALID"
     assert world.verdict(forged(created.key)) == "NOT_FOUND"
@@ -132,7 +132,7 @@ def test_the_old_pepper_can_go_once_keys_were_used(world: World, bcrypt_runs: Ca
     for _ in range(3):
         assert world.verdict(unused.key) == "VALID"
     assert bcrypt_runs() == 1
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     world.reopen()
     assert world.verdict(unused.key) == "VALID"
     assert bcrypt_runs() == 0
@@ -170,7 +170,7 @@ def test_keys_made_without_a_pepper_work(world: World) -> None:
     """Without a pepper, keys can be created, listed, rotated and revoked; they have a hash and no digest."""
     lose_pepper(world)
     created = world.create()
-    assert sealed(world, created.api_key.id) == (CHEAP, False, "")
+    assert hashed(world, created.api_key.id) == (CHEAP, False, "")
     rotated = world.rotate(created.api_key.id)
     assert (world.verdict(created.key), world.verdict(rotated.key)) == ("VALID", "VALID")
     world.revoke(created.api_key.id)
@@ -188,9 +188,9 @@ def test_a_new_pepper_file_heals_the_installation(world: World, bcrypt_runs: Cal
     for key in (created, made_without):
         assert world.verdict(key.key) == "VALID"
     assert bcrypt_runs() == 3  # including the caller's key
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     for key in (created, made_without):
-        assert sealed(world, key.api_key.id) == (CHEAP, True, peppers(world)[0])
+        assert hashed(world, key.api_key.id) == (CHEAP, True, peppers(world)[0])
     world.reopen()
     for key in (created, made_without):
         assert world.verdict(key.key) == "VALID"
@@ -202,15 +202,15 @@ def test_a_higher_cost_is_taken_on_with_use(world: World) -> None:
     created = world.create()
     key_id = created.api_key.id
     world.reopen(bcrypt_cost=CHEAP + 1)
-    assert sealed(world, key_id)[0] == CHEAP
+    assert hashed(world, key_id)[0] == CHEAP
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
-    assert sealed(world, key_id) == (CHEAP + 1, True, peppers(world)[0])
-    assert sealed(world, world.create().api_key.id)[0] == CHEAP + 1
+    world.core.rehasher.drain()
+    assert hashed(world, key_id) == (CHEAP + 1, True, peppers(world)[0])
+    assert hashed(world, world.create().api_key.id)[0] == CHEAP + 1
     world.reopen(bcrypt_cost=CHEAP)
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
-    assert sealed(world, key_id)[0] == CHEAP + 1
+    world.core.rehasher.drain()
+    assert hashed(world, key_id)[0] == CHEAP + 1
 
 
 def test_a_remade_hash_still_proves(world: World) -> None:
@@ -218,7 +218,7 @@ def test_a_remade_hash_still_proves(world: World) -> None:
     created = world.create()
     world.reopen(bcrypt_cost=CHEAP + 1)
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     lose_pepper(world)
     assert world.verdict(created.key) == "VALID"
     assert world.verdict(forged(created.key)) == "NOT_FOUND"
@@ -230,7 +230,7 @@ def test_sealing_anew_is_no_change_of_the_key(world: World) -> None:
     rotate_pepper(world)
     world.clock.advance(1)
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
+    world.core.rehasher.drain()
     found = world.get(created.api_key.id)
     assert found.etag != created.api_key.etag
     found.etag = created.api_key.etag
@@ -243,17 +243,17 @@ def test_sealing_anew_is_no_change_of_the_key(world: World) -> None:
 def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """If rehashing fails, the key works as before, and its next use retries."""
     created = world.create()
-    before = sealed(world, created.api_key.id)
+    before = hashed(world, created.api_key.id)
     rotate_pepper(world)
     with monkeypatch.context() as broken:
-        broken.setattr(Hasher, "seal", lambda *_: 1 / 0)
+        broken.setattr(Hasher, "hash", lambda *_: 1 / 0)
         assert world.verdict(created.key) == "VALID"
-        world.core.resealer.drain()
-    assert sealed(world, created.api_key.id) == before
+        world.core.rehasher.drain()
+    assert hashed(world, created.api_key.id) == before
     world.reopen()
     assert world.verdict(created.key) == "VALID"
-    world.core.resealer.drain()
-    assert sealed(world, created.api_key.id)[2] == peppers(world)[0]
+    world.core.rehasher.drain()
+    assert hashed(world, created.api_key.id)[2] == peppers(world)[0]
 
 
 def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
@@ -268,7 +268,7 @@ def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
     presented = [keyformat.build(parsed.prefix, parsed.id, secret) for secret in turned]
     end, check = threading.Event(), Hasher.check_bcrypt
 
-    def held(hasher: Hasher, secret: str, stored: Sealed) -> bool:
+    def held(hasher: Hasher, secret: str, stored: HashedSecret) -> bool:
         assert end.wait(PATIENCE)
         return check(hasher, secret, stored)
 

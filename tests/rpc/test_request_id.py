@@ -63,17 +63,17 @@ def test_a_create_that_is_repeated_meanwhile(world: World, request_id: str, monk
     request = pb.CreateRequest(project_id="acme", name="once", request_id=request_id)
     world.create(name="so that the operator is known")
     events = len(world.events())
-    servicer, seal = world.core.servicer, Hasher.seal
+    servicer, hash_secret = world.core.servicer, Hasher.hash
     caller, others = servicer.verifier.recall(world.operator), list[pb.CreateResponse]()
     assert isinstance(caller, Key)
 
     def be_slow(hasher: Hasher, *arguments: Any) -> Any:
-        monkeypatch.setattr(Hasher, "seal", seal)
+        monkeypatch.setattr(Hasher, "hash", hash_secret)
         # On the same thread, because the call that waits for this one holds the project's turn to create keys.
         others.append(servicer.Create.answer(servicer, caller, request))  # type: ignore[attr-defined]
-        return seal(hasher, *arguments)
+        return hash_secret(hasher, *arguments)
 
-    monkeypatch.setattr(Hasher, "seal", be_slow)
+    monkeypatch.setattr(Hasher, "hash", be_slow)
     made = world.call("Create", request)
     assert made.api_key == others[0].api_key
     assert made.secret_omitted
@@ -194,19 +194,19 @@ def test_only_a_uuid_will_do(world: World, text: str) -> None:
 
 
 def _together(monkeypatch: pytest.MonkeyPatch, *calls: Any) -> list[Any]:
-    """Make calls that all seal their secrets before any of them writes.
+    """Make calls that all hash their secrets before any of them writes.
 
     Each call needs its own server, because the number of a project's calls that one server runs at once varies.
     """
     barrier = threading.Barrier(len(calls))
-    seal = Hasher.seal
+    hash_secret = Hasher.hash
 
     def waiting(self: Hasher, text: str, secret: str) -> Any:
-        sealed = seal(self, text, secret)
+        hashed = hash_secret(self, text, secret)
         barrier.wait(timeout=30)
-        return sealed
+        return hashed
 
-    monkeypatch.setattr(Hasher, "seal", waiting)
+    monkeypatch.setattr(Hasher, "hash", waiting)
     results: list[Any] = [None] * len(calls)
 
     def run(place: int) -> None:

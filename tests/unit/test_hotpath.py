@@ -17,18 +17,18 @@ from tumbler_server.keys.record import Key
 from tumbler_server.rpc.gathering import Gathering
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
-from tumbler_server.secrets.secret import Sealed, generate
+from tumbler_server.secrets.secret import HashedSecret, generate
 from tumbler_server.shares import PROOFS_OF_A_KEY, LaneLimit
 from tumbler_server.verify.verifier import Doubtful, Question, Unknown, Verifier, View
 
-SEALED = cast("Sealed", None)
+HASHED = cast("HashedSecret", None)
 PARSED = cast("ParsedKey", None)
 
 
 def presented(key_id: str, half: str = "right", project: str = "acme", **fields: Any) -> Doubtful:
     """Return a presented key that only bcrypt can prove, with the record that this call has read."""
     asked = Unknown(f"{key_id}/{half}", key_id, f"{key_id}/{half}".encode(), PARSED)
-    return Doubtful(asked, Key(id=key_id, project_id=project, **fields), SEALED, 0)
+    return Doubtful(asked, Key(id=key_id, project_id=project, **fields), HASHED, 0)
 
 
 class Prover:
@@ -299,7 +299,7 @@ def test_no_secret_is_shown() -> None:
     """The repr of a presented key contains at most its id."""
     text = generate("tmb").text
     asked = Unknown(text, keyformat.parse(text).id, b"tag", keyformat.parse(text))
-    doubtful = Doubtful(asked, Key(id=asked.id, project_id="acme"), Sealed("hash", b"digest", "pepper"), 0)
+    doubtful = Doubtful(asked, Key(id=asked.id, project_id="acme"), HashedSecret("hash", b"digest", "pepper"), 0)
     shown = f"{Question(text)} {asked} {doubtful}"
     assert asked.id in shown
     for part in (text, keyformat.parse(text).secret, "b'tag'", "hash", "digest"):

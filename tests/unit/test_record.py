@@ -10,7 +10,7 @@ from tumbler_server.clock import NEVER, SECOND, rfc3339
 from tumbler_server.events.log import Actor
 from tumbler_server.keys import record
 from tumbler_server.keys.record import Key, State
-from tumbler_server.secrets.secret import Sealed
+from tumbler_server.secrets.secret import HashedSecret
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 
@@ -54,9 +54,9 @@ FULL = Key(
 )
 
 
-def insert(store: Store, key: Key, sealed: Sealed) -> None:
+def insert(store: Store, key: Key, hashed: HashedSecret) -> None:
     """Insert a key into the table."""
-    row = {**record.to_columns(key), **dataclasses.asdict(sealed)}
+    row = {**record.to_columns(key), **dataclasses.asdict(hashed)}
 
     def work(transaction: Transaction) -> None:
         transaction.run(ApiKeyRow.insert(**row))
@@ -71,12 +71,12 @@ class TestRow:
     @pytest.mark.parametrize("digest", [None, bytes(range(32))], ids=["no digest", "a digest"])
     def test_round_trip(self, store: Store, key: Key, digest: bytes | None) -> None:
         """A record is read as it was written, by the ORM and by the hot path's own statement."""
-        sealed = Sealed("hash", digest, "pepper" if digest else "")
-        insert(store, key, sealed)
+        hashed = HashedSecret("hash", digest, "pepper" if digest else "")
+        insert(store, key, hashed)
         (row,) = store.select(ApiKeyRow.select())
         assert record.from_row(row) == key
         (found,) = store.read(f"{record.SELECT} WHERE id = ?", (key.id,))
-        assert record.from_tuple(found) == (key, sealed)
+        assert record.from_tuple(found) == (key, hashed)
 
     def test_every_field_is_tried(self) -> None:
         """Except for project_id, every field of the full key differs from the plain one's."""

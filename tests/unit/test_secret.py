@@ -11,7 +11,7 @@ from tests.harness import CHEAP
 from tumbler import keyformat
 from tumbler_server.defaults import CHEAPEST_BCRYPT
 from tumbler_server.secrets.pepper import Pepper
-from tumbler_server.secrets.secret import Hasher, NewKey, Sealed, generate, same
+from tumbler_server.secrets.secret import HashedSecret, Hasher, NewKey, generate, same
 
 OLD, NEW, OTHER = (Pepper(bytes([number]) * 32) for number in (1, 2, 3))
 
@@ -22,9 +22,9 @@ def made() -> NewKey:
     return generate("acme_live")
 
 
-def cost_of(sealed: Sealed) -> str:
+def cost_of(hashed: HashedSecret) -> str:
     """Return the cost in a bcrypt hash: two digits after its version."""
-    return sealed.secret_hash.split("$")[2]
+    return hashed.secret_hash.split("$")[2]
 
 
 class TestGenerate:
@@ -67,41 +67,41 @@ class TestSeal:
 
     def test_nothing_readable(self, made: NewKey) -> None:
         """The stored data contains neither the secret nor the pepper."""
-        sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
-        stored = "".join(str(value) for value in dataclasses.astuple(sealed))
+        hashed = Hasher(CHEAP, [NEW]).hash(made.text, made.secret)
+        stored = "".join(str(value) for value in dataclasses.astuple(hashed))
         assert made.secret not in stored
-        assert NEW.secret.hex() not in (sealed.digest or b"").hex()
+        assert NEW.secret.hex() not in (hashed.digest or b"").hex()
 
     def test_salted(self, made: NewKey) -> None:
         """The same secret has a different hash each time."""
         hasher = Hasher(CHEAP)
-        assert hasher.seal(made.text, made.secret).secret_hash != hasher.seal(made.text, made.secret).secret_hash
+        assert hasher.hash(made.text, made.secret).secret_hash != hasher.hash(made.text, made.secret).secret_hash
 
     def test_repr_is_silent(self, made: NewKey) -> None:
         """The repr of the stored data contains neither hash nor digest."""
-        sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
-        assert sealed.secret_hash not in repr(sealed)
-        assert repr(sealed.digest) not in repr(sealed)
+        hashed = Hasher(CHEAP, [NEW]).hash(made.text, made.secret)
+        assert hashed.secret_hash not in repr(hashed)
+        assert repr(hashed.digest) not in repr(hashed)
 
     def test_cost(self, made: NewKey) -> None:
         """A hash has the hasher's cost; the minimum is bcrypt's own."""
-        assert cost_of(Hasher(CHEAPEST_BCRYPT + 1).seal(made.text, made.secret)) == "05"
+        assert cost_of(Hasher(CHEAPEST_BCRYPT + 1).hash(made.text, made.secret)) == "05"
 
     def test_the_newest_pepper_signs(self, made: NewKey) -> None:
         """The first of several peppers makes the digest."""
-        assert Hasher(CHEAP, [NEW, OLD]).seal(made.text, made.secret).pepper_id == NEW.id
+        assert Hasher(CHEAP, [NEW, OLD]).hash(made.text, made.secret).pepper_id == NEW.id
 
     def test_without_a_pepper(self, made: NewKey) -> None:
         """Without a pepper there is only a bcrypt hash, no digest."""
-        sealed = Hasher(CHEAP).seal(made.text, made.secret)
-        assert (sealed.digest, sealed.pepper_id) == (None, "")
+        hashed = Hasher(CHEAP).hash(made.text, made.secret)
+        assert (hashed.digest, hashed.pepper_id) == (None, "")
 
 
 class TestDigest:
     """The cheap proof by digest."""
 
     @pytest.mark.parametrize(
-        ("sealed_under", "at_hand", "proven"),
+        ("hashed_under", "at_hand", "proven"),
         [
             ([NEW], [NEW], True),
             ([OLD], [NEW, OLD], True),
@@ -113,26 +113,26 @@ class TestDigest:
         ],
         ids=["same", "an older one is kept", "the order does not matter", "gone", "all gone", "never one", "none ever"],
     )
-    def test_right_key(self, made: NewKey, sealed_under: list[Pepper], at_hand: list[Pepper], proven: bool) -> None:
+    def test_right_key(self, made: NewKey, hashed_under: list[Pepper], at_hand: list[Pepper], proven: bool) -> None:
         """Any known pepper proves its digests; without the pepper that made a digest, the result is None."""
-        sealed = Hasher(CHEAP, sealed_under).seal(made.text, made.secret)
-        assert Hasher(CHEAP, at_hand).check_digest(made.text, sealed) is proven
+        hashed = Hasher(CHEAP, hashed_under).hash(made.text, made.secret)
+        assert Hasher(CHEAP, at_hand).check_digest(made.text, hashed) is proven
 
     def test_wrong_key(self, made: NewKey) -> None:
         """A wrong key is False, not None, so it never reaches bcrypt."""
-        sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
-        assert Hasher(CHEAP, [NEW]).check_digest(generate("acme_live").text, sealed) is False
+        hashed = Hasher(CHEAP, [NEW]).hash(made.text, made.secret)
+        assert Hasher(CHEAP, [NEW]).check_digest(generate("acme_live").text, hashed) is False
 
     def test_the_whole_key_counts(self, made: NewKey) -> None:
         """The same secret with another prefix is another key."""
-        sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
+        hashed = Hasher(CHEAP, [NEW]).hash(made.text, made.secret)
         other = keyformat.build("acme_test", made.id, made.secret)
-        assert Hasher(CHEAP, [NEW]).check_digest(other, sealed) is False
+        assert Hasher(CHEAP, [NEW]).check_digest(other, hashed) is False
 
     def test_a_digest_of_another_pepper_proves_nothing(self, made: NewKey) -> None:
         """A digest with another pepper's id is refused."""
-        sealed = Hasher(CHEAP, [OTHER]).seal(made.text, made.secret)
-        forged = dataclasses.replace(sealed, pepper_id=NEW.id)
+        hashed = Hasher(CHEAP, [OTHER]).hash(made.text, made.secret)
+        forged = dataclasses.replace(hashed, pepper_id=NEW.id)
         assert Hasher(CHEAP, [NEW, OTHER]).check_digest(made.text, forged) is False
 
 
@@ -141,26 +141,26 @@ class TestBcrypt:
 
     def test_right_and_wrong(self, made: NewKey) -> None:
         """The right secret is proven without a pepper, and another one is not."""
-        sealed = Hasher(CHEAP, [OLD]).seal(made.text, made.secret)
-        assert Hasher(CHEAP).check_bcrypt(made.secret, sealed)
-        assert not Hasher(CHEAP).check_bcrypt(generate("tmb").secret, sealed)
+        hashed = Hasher(CHEAP, [OLD]).hash(made.text, made.secret)
+        assert Hasher(CHEAP).check_bcrypt(made.secret, hashed)
+        assert not Hasher(CHEAP).check_bcrypt(generate("tmb").secret, hashed)
 
     def test_the_last_character_counts(self, made: NewKey) -> None:
         """A secret is far below bcrypt's limit of 72 bytes, so its last character counts."""
-        sealed = Hasher(CHEAP).seal(made.text, made.secret)
+        hashed = Hasher(CHEAP).hash(made.text, made.secret)
         last = "0" if made.secret[-1] != "0" else "1"
-        assert not Hasher(CHEAP).check_bcrypt(made.secret[:-1] + last, sealed)
+        assert not Hasher(CHEAP).check_bcrypt(made.secret[:-1] + last, hashed)
 
     def test_cost_of_the_hash_counts(self, made: NewKey) -> None:
         """A hash with another cost than the hasher's is proven, too."""
-        assert Hasher(CHEAP + 2).check_bcrypt(made.secret, Hasher(CHEAP).seal(made.text, made.secret))
+        assert Hasher(CHEAP + 2).check_bcrypt(made.secret, Hasher(CHEAP).hash(made.text, made.secret))
 
 
 class TestNeedsRehash:
     """When a proven key is rehashed."""
 
     @pytest.mark.parametrize(
-        ("sealed_by", "now", "anew"),
+        ("hashed_by", "now", "anew"),
         [
             ((4, [NEW]), (4, [NEW]), False),
             ((4, [NEW]), (5, [NEW]), True),
@@ -185,11 +185,11 @@ class TestNeedsRehash:
         ],
     )
     def test_table(
-        self, made: NewKey, sealed_by: tuple[int, list[Pepper]], now: tuple[int, list[Pepper]], anew: bool
+        self, made: NewKey, hashed_by: tuple[int, list[Pepper]], now: tuple[int, list[Pepper]], anew: bool
     ) -> None:
         """A key is rehashed if the cost has risen or another pepper signs, and never to a weaker form."""
-        sealed = Hasher(*sealed_by).seal(made.text, made.secret)
-        assert Hasher(*now).needs_rehash(sealed) is anew
+        hashed = Hasher(*hashed_by).hash(made.text, made.secret)
+        assert Hasher(*now).needs_rehash(hashed) is anew
 
 
 class TestSame:

@@ -74,10 +74,10 @@ class Ledger:
             self._committed(outcome.revision)
         return outcome
 
-    def make(self, prefix: str) -> tuple[NewKey, secret.Sealed]:
-        """Generate and seal a secret. Call it outside a transaction: bcrypt must not hold the write lock."""
+    def make(self, prefix: str) -> tuple[NewKey, secret.HashedSecret]:
+        """Generate and hash a secret. Call it outside a transaction: bcrypt must not hold the write lock."""
         made = secret.generate(prefix)
-        return made, self._hasher.seal(made.text, made.secret)
+        return made, self._hasher.hash(made.text, made.secret)
 
     def find(self, read: Read, key_id: str) -> Key | None:
         """Return the key with this id, or None. Does not check who may see it."""
@@ -91,12 +91,12 @@ class Ledger:
         return key
 
     def insert(
-        self, transaction: Transaction, key: Key, made: NewKey, sealed: secret.Sealed, detail: Mapping[str, str]
+        self, transaction: Transaction, key: Key, made: NewKey, hashed: secret.HashedSecret, detail: Mapping[str, str]
     ) -> Key:
         """Insert a new key with its CREATED event, and return the key as stored. Raises ``LimitReached``."""
         projects.count_one_more(transaction, key.project_id, self._max_project_keys)
         key = replace(key, id=made.id, key_prefix=made.key_prefix)
-        proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
+        proofs = {"secret_hash": hashed.secret_hash, "digest": hashed.digest, "pepper_id": hashed.pepper_id}
         columns = record.to_columns(key) | proofs
         happened = change(EventType.CREATED, key, key.create_time, key.created_by, {**differences.made(key), **detail})
         revision = log.append(transaction, replace(happened, record=evidence.digest(columns)))

@@ -271,7 +271,7 @@ class Lifecycle:
         return key
 
     def _issue(self, caller: Key, draft: Draft, values: Mapping[str, Any], prefix: str) -> Issued:
-        made, sealed = self._ledger.make(prefix)
+        made, hashed = self._ledger.make(prefix)
 
         def work(transaction: Transaction) -> Issued:
             request_id = draft.request_id
@@ -279,7 +279,7 @@ class Lifecycle:
                 return self._ledger.repeated(transaction.read, caller, seen)
             key = self._drafted(caller, draft, values)
             now = key.create_time
-            issued = self._ledger.insert(transaction, key, made, sealed, {})
+            issued = self._ledger.insert(transaction, key, made, hashed, {})
             opened = self._endpoints.open(transaction, key.project_id, key.webhook_url, now) if key.webhook_url else ""
             idempotency.remember(transaction, caller, request_id, issued.id, issued.revision, now)
             return Issued(issued, issued.revision, now, opened, text=made.text)

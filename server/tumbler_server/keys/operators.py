@@ -10,7 +10,7 @@ from tumbler_server.keys.access import OPERATORS
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
-from tumbler_server.secrets.secret import NewKey, Sealed
+from tumbler_server.secrets.secret import HashedSecret, NewKey
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import STANDING, ApiKeyRow, ApiKeyScopeRow
 
@@ -42,7 +42,7 @@ class Working:
 def issue(
     ledger: Ledger,
     made: NewKey,
-    sealed: Sealed,
+    hashed: HashedSecret,
     name: str,
     command: str,
     demand: Callable[[Transaction], None],
@@ -72,7 +72,7 @@ def issue(
             update_time=now,
             expiry_warnings=schedule.given_warnings(NEVER, now),
         )
-        key = ledger.insert(transaction, key, made, sealed, {})
+        key = ledger.insert(transaction, key, made, hashed, {})
         revision = key.revision
         for other in others:
             comment = f"replaced by {key.id}"

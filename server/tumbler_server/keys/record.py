@@ -12,7 +12,7 @@ from typing import Any
 from tumbler_server import limits
 from tumbler_server.clock import NEVER
 from tumbler_server.events.log import Actor
-from tumbler_server.secrets.secret import Sealed
+from tumbler_server.secrets.secret import HashedSecret
 from tumbler_server.store.database import Read
 from tumbler_server.store.models import ApiKeyRow
 
@@ -167,7 +167,7 @@ def from_row(row: ApiKeyRow) -> Key:
     return from_tuple(tuple(getattr(row, column) for column in COLUMNS))[0]
 
 
-def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
+def from_tuple(row: tuple[Any, ...]) -> tuple[Key, HashedSecret]:
     """Return the record and the secret's proofs from a row loaded with ``SELECT``."""
     # Columns are unpacked by position. By name it takes three times as long, and every cache miss pays for it.
     (
@@ -208,7 +208,7 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
         bool(awaits_first_use),
         revision,
     )
-    return key, Sealed(secret_hash, None if digest is None else bytes(digest), pepper_id)
+    return key, HashedSecret(secret_hash, None if digest is None else bytes(digest), pepper_id)
 
 
 # Many keys of a project have equal values. Sharing them halves the memory of a cache of 100,000 records. Records are

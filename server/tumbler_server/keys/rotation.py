@@ -11,7 +11,7 @@ from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.keys.rules import Check
 from tumbler_server.secrets.claims import Claims
-from tumbler_server.secrets.secret import NewKey, Sealed
+from tumbler_server.secrets.secret import HashedSecret, NewKey
 from tumbler_server.store.database import Read, Transaction
 
 DEFAULT_GRACE = HOUR
@@ -63,7 +63,7 @@ class Rotations:
         check.in_future("expire_time", rotation.expire_time, self._ledger.clock())
         check.done()
         self._demand_rotatable(old)
-        made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
+        made, hashed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
 
         def work(transaction: Transaction) -> Issued:
             if seen := idempotency.find(transaction.select, caller, rotation.request_id):
@@ -73,7 +73,7 @@ class Rotations:
             self._demand_rotatable(before)
             # The caller receives the successor's secret, and with it all of the key's permissions on this service.
             access.hand_out(caller, before.scopes)
-            issued = self._replace(transaction, ledger.actor(caller), before, rotation, ends, made, sealed, now)
+            issued = self._replace(transaction, ledger.actor(caller), before, rotation, ends, made, hashed, now)
             idempotency.remember(
                 transaction, caller, rotation.request_id, issued.key.id, issued.revision, now, rotated=True
             )
@@ -96,13 +96,13 @@ class Rotations:
         check.done()
         key_id, due_revision = self.read_claim(token)
         old = self._claimable(self._ledger.read, key_id, due_revision)
-        made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
+        made, hashed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
 
         def work(transaction: Transaction) -> Issued:
             now = self._ledger.clock()
             before = self._claimable(transaction.read, key_id, due_revision)
             before = self._ledger.note(transaction, CLAIM, before, EventType.ROTATION_CLAIMED, now)
-            return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), ends, made, sealed, now)
+            return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), ends, made, hashed, now)
 
         return self._ledger.write(work)
 
@@ -114,7 +114,7 @@ class Rotations:
         rotation: Rotation,
         ends: OldKeyEnds,
         made: NewKey,
-        sealed: Sealed,
+        hashed: HashedSecret,
         now: int,
     ) -> Issued:
         lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
@@ -137,7 +137,7 @@ class Rotations:
             # A key that was never used passes the pending first use on to its successor.
             awaits_first_use=ends_on_first_use or before.awaits_first_use,
         )
-        successor = self._ledger.insert(transaction, successor, made, sealed, {"replaces_key_id": before.id})
+        successor = self._ledger.insert(transaction, successor, made, hashed, {"replaces_key_id": before.id})
         after = replace(
             before,
             replaced_by_key_id=successor.id,

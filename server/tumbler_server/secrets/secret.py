@@ -23,7 +23,7 @@ class NewKey:
 
 
 @dataclass(frozen=True)
-class Sealed:
+class HashedSecret:
     """The stored proofs of a secret: its bcrypt hash and, if there was a pepper, a digest. Never shown."""
 
     secret_hash: str = field(repr=False)
@@ -45,38 +45,38 @@ def same(one: bytes, other: bytes) -> bool:
 
 
 class Hasher:
-    """Seals and proves secrets. The first pepper signs, all verify. Without peppers, only bcrypt is used."""
+    """Hashes and proves secrets. The first pepper signs, all verify. Without peppers, only bcrypt is used."""
 
     def __init__(self, cost: int = BCRYPT_COST, peppers: Sequence[Pepper] = ()) -> None:
         self._cost = cost
         self._peppers = {pepper.id: pepper for pepper in peppers}
         self._newest = peppers[0] if peppers else None
 
-    def seal(self, text: str, secret: str) -> Sealed:
+    def hash(self, text: str, secret: str) -> HashedSecret:
         """Return what to store for a key. This takes as long as bcrypt: never call it inside a transaction."""
         salt = bcrypt.gensalt(self._cost)
-        return Sealed(
+        return HashedSecret(
             secret_hash=bcrypt.hashpw(secret.encode(), salt).decode(),
             digest=_digest(self._newest, text) if self._newest else None,
             pepper_id=self._newest.id if self._newest else "",
         )
 
-    def check_digest(self, text: str, sealed: Sealed) -> bool | None:
-        """Return whether ``text`` is the sealed key, or None if it has no digest or the digest's pepper is missing."""
-        pepper = self._peppers.get(sealed.pepper_id)
-        if pepper is None or sealed.digest is None:
+    def check_digest(self, text: str, hashed: HashedSecret) -> bool | None:
+        """Return whether ``text`` is the hashed key, or None if it has no digest or the digest's pepper is missing."""
+        pepper = self._peppers.get(hashed.pepper_id)
+        if pepper is None or hashed.digest is None:
             return None
-        return same(_digest(pepper, text), sealed.digest)
+        return same(_digest(pepper, text), hashed.digest)
 
-    def check_bcrypt(self, secret: str, sealed: Sealed) -> bool:
-        """Return whether ``secret`` is the sealed one. This runs bcrypt, which is expensive."""
-        return bcrypt.checkpw(secret.encode(), sealed.secret_hash.encode())
+    def check_bcrypt(self, secret: str, hashed: HashedSecret) -> bool:
+        """Return whether ``secret`` is the hashed one. This runs bcrypt, which is expensive."""
+        return bcrypt.checkpw(secret.encode(), hashed.secret_hash.encode())
 
-    def needs_rehash(self, sealed: Sealed) -> bool:
+    def needs_rehash(self, hashed: HashedSecret) -> bool:
         """Return whether to rehash the key: the cost went up, or another pepper signs now."""
-        if int(sealed.secret_hash[4:6]) < self._cost:
+        if int(hashed.secret_hash[4:6]) < self._cost:
             return True
-        return self._newest is not None and sealed.pepper_id != self._newest.id
+        return self._newest is not None and hashed.pepper_id != self._newest.id
 
 
 def _random(length: int) -> str:

@@ -11,12 +11,12 @@ from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys import evidence, record
 from tumbler_server.keys.record import Key
-from tumbler_server.secrets.secret import Hasher, Sealed, same
+from tumbler_server.secrets.secret import HashedSecret, Hasher, same
 from tumbler_server.store.database import Store
 from tumbler_server.trouble import Trouble
 from tumbler_server.verify.cache import ProofCache
 from tumbler_server.verify.first_use import FirstUses
-from tumbler_server.verify.resealer import Resealer
+from tumbler_server.verify.rehasher import Rehasher
 from tumbler_server.verify.usage import Usage
 
 
@@ -78,7 +78,7 @@ class Doubtful(NamedTuple):
 
     asked: Unknown
     key: Key
-    sealed: Sealed
+    hashed: HashedSecret
     generation: int
 
 
@@ -95,7 +95,7 @@ class Verifier:
         hasher: Hasher,
         tail: Tail,
         cache: ProofCache,
-        resealer: Resealer,
+        rehasher: Rehasher,
         usage: Usage,
         first_uses: FirstUses,
         clock: Clock,
@@ -105,7 +105,7 @@ class Verifier:
         self._hasher = hasher
         self._tail = tail
         self._cache = cache
-        self._resealer = resealer
+        self._rehasher = rehasher
         self._usage = usage
         self._first_uses = first_uses
         self._clock = clock
@@ -174,23 +174,23 @@ class Verifier:
         metrics.RECORD_READS.inc(len(asked))
         stored = {}
         for row in evidence.with_records(self._store.read, [unknown.id for unknown in asked]):
-            key, sealed = record.from_tuple(row[evidence.OF_RECORD])
+            key, hashed = record.from_tuple(row[evidence.OF_RECORD])
             if altered := evidence.altered_in(row):
                 metrics.ALTERED_RECORDS.inc()
                 self._altered.met(key_id=key.id, fields=",".join(altered))
             else:
                 self._altered.passed()
-                stored[key.id] = key, sealed
+                stored[key.id] = key, hashed
         return [self._proven(unknown, stored.get(unknown.id), generation) for unknown in asked]
 
     def prove(self, doubtful: Doubtful) -> Key | None:
         """Return the record of a presented key if bcrypt proves it, otherwise None."""
         metrics.BCRYPT_RUNS.inc()
-        asked, key, sealed, generation = doubtful
+        asked, key, hashed, generation = doubtful
         secret = keyformat.parse(asked.text).secret
-        if not self._hasher.check_bcrypt(secret, sealed):
+        if not self._hasher.check_bcrypt(secret, hashed):
             return None
-        return self._remember(asked, key, sealed, generation)
+        return self._remember(asked, key, hashed, generation)
 
     def judge(self, key: Key | Code | None, demand: Demand, view: View, now: int) -> Verdict:
         """Return the verdict on a presented key, and record its use if valid."""
@@ -226,24 +226,26 @@ class Verifier:
                 raise
             return view
 
-    def _proven(self, unknown: Unknown, stored: tuple[Key, Sealed] | None, generation: int) -> Key | Doubtful | None:
+    def _proven(
+        self, unknown: Unknown, stored: tuple[Key, HashedSecret] | None, generation: int
+    ) -> Key | Doubtful | None:
         if stored is None:
             return None
-        key, sealed = stored
+        key, hashed = stored
         if unknown.parsed is not None:
             if key.key_prefix != unknown.parsed.key_prefix:
                 return None
-            right = self._hasher.check_digest(unknown.text, sealed)
+            right = self._hasher.check_digest(unknown.text, hashed)
             if right is None:
-                return Doubtful(unknown, key, sealed, generation)
+                return Doubtful(unknown, key, hashed, generation)
             if not right:
                 return None
-        return self._remember(unknown, key, sealed, generation)
+        return self._remember(unknown, key, hashed, generation)
 
-    def _remember(self, found: Unknown, key: Key, sealed: Sealed, generation: int) -> Key:
+    def _remember(self, found: Unknown, key: Key, hashed: HashedSecret, generation: int) -> Key:
         self._cache.put(key, found.tag, generation)
-        if self._hasher.needs_rehash(sealed):
-            self._resealer.later(key.id, found.text, keyformat.parse(found.text).secret, sealed)
+        if self._hasher.needs_rehash(hashed):
+            self._rehasher.later(key.id, found.text, keyformat.parse(found.text).secret, hashed)
         return key
 
 

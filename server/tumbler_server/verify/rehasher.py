@@ -7,7 +7,7 @@ from tumbler_server.clock import Clock
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys import evidence
-from tumbler_server.secrets.secret import Hasher, Sealed
+from tumbler_server.secrets.secret import HashedSecret, Hasher
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 from tumbler_server.trouble import Trouble
@@ -18,7 +18,7 @@ ACTOR = Actor("", "rehash")
 """The actor of these events."""
 
 
-class Resealer:
+class Rehasher:
     """A thread that rehashes keys as they are used. A dropped rehash is harmless: the next use queues it again."""
 
     def __init__(self, store: Store, hasher: Hasher, clock: Clock) -> None:
@@ -26,17 +26,17 @@ class Resealer:
         self._hasher = hasher
         self._clock = clock
         self._trouble = Trouble("keys cannot be rehashed; they keep working, and their next use retries")
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="reseal")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="rehash")
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
 
-    def later(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
+    def later(self, key_id: str, text: str, secret: str, hashed: HashedSecret) -> None:
         """Queue a proven key for rehashing, unless it is already queued or the queue is full."""
         with self._lock:
             if key_id in self._waiting or len(self._waiting) >= _MOST_WAITING:
                 return
             self._waiting.add(key_id)
-        self._executor.submit(self._reseal, key_id, text, secret, sealed)
+        self._executor.submit(self._rehash, key_id, text, secret, hashed)
 
     def drain(self) -> None:
         """Wait until everything queued so far is done."""
@@ -46,10 +46,10 @@ class Resealer:
         """Finish the rehash in flight, and drop the queued ones."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _reseal(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
+    def _rehash(self, key_id: str, text: str, secret: str, hashed: HashedSecret) -> None:
         try:
-            fresh = self._hasher.seal(text, secret)
-            self._store.write_serialized(lambda transaction: self._replace(transaction, key_id, sealed, fresh))
+            fresh = self._hasher.hash(text, secret)
+            self._store.write_serialized(lambda transaction: self._replace(transaction, key_id, hashed, fresh))
         except Exception as failure:
             # The key keeps working with its old proofs. The exception's text is not logged: it could hold anything.
             self._trouble.met(key_id=key_id, error=type(failure).__name__)
@@ -59,7 +59,7 @@ class Resealer:
             with self._lock:
                 self._waiting.discard(key_id)
 
-    def _replace(self, transaction: Transaction, key_id: str, before: Sealed, fresh: Sealed) -> None:
+    def _replace(self, transaction: Transaction, key_id: str, before: HashedSecret, fresh: HashedSecret) -> None:
         """Store new proofs of a key and their event, unless the key was rehashed meanwhile."""
         for row, altered in evidence.stored(transaction.read, [key_id]).values():
             if row["secret_hash"] != before.secret_hash:
