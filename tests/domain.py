@@ -13,10 +13,10 @@ from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rotation import Rotation, Rotations
-from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.claim_tokens import ClaimTokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.secrets.pepper import Pepper, vault
 from tumbler_server.secrets.secret import Hasher
-from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.verify.cache import ProofCache
@@ -72,15 +72,15 @@ class Domain:
         cache = self.cache = ProofCache(1_000)
         self.monotonic = FrozenClock(0)
         self.tail = Tail(store, cache, monotonic=self.monotonic)
-        self.claims = Claims(peppers)
+        self.claim_tokens = ClaimTokens(peppers)
         self.looked_up: list[str] = []
         """Names that were looked up. None has an address."""
         judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.monotonic)
         self.endpoints = Endpoints(vault(peppers), judge, max_webhook_urls)
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
-        self.rotations = Rotations(ledger, self.claims)
-        self.listing = Listing(store, open_tokens(store), clock)
+        self.rotations = Rotations(ledger, self.claim_tokens)
+        self.listing = Listing(store, open_opaque_tokens(store), clock)
         self.rehasher = Rehasher(store, self.hasher, clock)
         self.usage = Usage(store)
         self.first_uses = FirstUses(ledger)

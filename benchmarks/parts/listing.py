@@ -18,7 +18,7 @@ from tumbler_server.config import Installation
 from tumbler_server.keys.listing import Query, filter_fingerprint
 from tumbler_server.keys.record import Key
 from tumbler_server.limits import LIST_SKIP
-from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 
@@ -119,7 +119,7 @@ def _middle(service: Service, asked: pb.ListRequest, size: int, project_id: str)
         (*([project_id] if project_id else []), int(size * (1 - ELSEWHERE) / 2)),
     )
     filtered = filter_fingerprint(Query(order_by=asked.order_by), project_id, column, direction == "desc")
-    following = pb.ListRequest(page_token=open_tokens(store).page(filtered, value, key_id))
+    following = pb.ListRequest(page_token=open_opaque_tokens(store).page(filtered, value, key_id))
     store.close()
     following.MergeFrom(asked)
     return following

@@ -50,11 +50,11 @@ from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.vitals import Vitals
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.scheduler.timekeeping import Timekeeper
-from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.claim_tokens import ClaimTokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.secrets.pepper import vault
 from tumbler_server.secrets.roster import Roster
 from tumbler_server.secrets.secret import Hasher
-from tumbler_server.secrets.tokens import open_tokens
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
 from tumbler_server.streams.watch import Hub
@@ -188,16 +188,16 @@ def build_core(
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, monotonic)
-    tokens = open_tokens(store)
+    tokens = open_opaque_tokens(store)
     rehasher = Rehasher(store, hasher, clock)
     timekeeper = Timekeeper(store, clock, monotonic)
     usage = Usage(store, translate=timekeeper.translate)
-    claims = Claims(peppers)
+    claim_tokens = ClaimTokens(peppers)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
-    rotations, first_uses = Rotations(ledger, claims), FirstUses(ledger)
+    rotations, first_uses = Rotations(ledger, claim_tokens), FirstUses(ledger)
     verifier = Verifier(store, hasher, tail, cache, rehasher, usage, first_uses, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
     deliveries = Deliveries(store, tokens, endpoints, clock)

@@ -21,7 +21,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import NEVER
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.store.database import Store, open_store
 
 LONGEST_AUDIT = 600.0
@@ -115,7 +115,7 @@ def run(
         store = open_store(service.database_url)
         open_.callback(store.close)
         done = Run(dialect, _version(store), seed)
-        revision = open_tokens(store).revision
+        revision = open_opaque_tokens(store).revision
         calling = threading.Event()
         writers = [
             Writer(number, lambda: service.target, revision, service, seed, calling) for number in range(WRITERS)

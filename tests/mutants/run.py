@@ -619,7 +619,7 @@ MUTANTS = (
     ),
     Mutant(
         "a page token fits every filter",
-        "secrets/tokens.py",
+        "secrets/opaque_tokens.py",
         "        if found != fingerprint:\n",
         "        if False:\n",
         "tests/rpc/test_list_pages.py",

@@ -14,7 +14,7 @@ from tumbler_server.clock import NEVER
 from tumbler_server.keys import finder, record
 from tumbler_server.keys.listing import Listing, Query
 from tumbler_server.keys.record import Key, State
-from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 
@@ -61,7 +61,7 @@ class Project:
     def __init__(self, store: Store) -> None:
         self.id = f"project-{next(_numbers)}"
         self._store = store
-        self._listing = Listing(store, Tokens(bytes(32)), lambda: NOW)
+        self._listing = Listing(store, OpaqueTokens(bytes(32)), lambda: NOW)
 
     def insert(self, values: list[dict[str, Any]], ids: list[int]) -> list[Key]:
         """Insert keys with these fields into the table. The numbers begin their ids."""

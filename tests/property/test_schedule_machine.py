@@ -186,7 +186,7 @@ class Schedules(RuleBasedStateMachine):
         if key.next_time is not None and now >= key.next_time and not key.token:
             key.events.append("ROTATION_DUE")
             (row,) = self.domain.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key.id))
-            key.token = self.domain.claims.token(key.id, row.rotation_due_revision)
+            key.token = self.domain.claim_tokens.token(key.id, row.rotation_due_revision)
             self.tokens.append((key, key.token))
         if key.token and not key.overdue and key.next_time is not None and now >= key.next_time + DAY:
             key.events.append("ROTATION_OVERDUE")

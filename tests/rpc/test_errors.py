@@ -28,7 +28,7 @@ from tumbler_server.keys.trail import Trail
 from tumbler_server.rpc import counting, status
 from tumbler_server.rpc.exchange import Exchange
 from tumbler_server.rpc.presence import Presence
-from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.server import SERVICE
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import ApiKeyRow
@@ -160,7 +160,7 @@ def _says_nothing(world: World, method: str, log: Callable[[], str], canaries: l
     log()
     request = request_for(method, "0" * 16)
     if method == "ClaimRotation":  # a valid token, so that the call gets as far as others
-        request.claim_token = Claims(world.config.installation.peppers()).token("0" * 16, 1)
+        request.claim_token = ClaimTokens(world.config.installation.peppers()).token("0" * 16, 1)
     refused = world.refused(method, request)
     assert (refused.code, refused.reason, refused.message) == (grpc.StatusCode.INTERNAL, "INTERNAL", INTERNAL)
     assert not refused.info.metadata

@@ -9,7 +9,7 @@ import pytest
 from tests.harness import FrozenClock, World, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_no_token_is_refused(world: World) -> None:
 def test_a_token_from_the_future_is_refused(world: World) -> None:
     """A token of a revision that the database lacks, for example after a restore, is refused."""
     created = world.create()
-    tokens = open_tokens(world.core.store)
+    tokens = open_opaque_tokens(world.core.store)
     newest = world.events()[-1].revision
     assert world.verdict(created.key, consistency={"at_least_as_fresh": tokens.consistency(newest)}) == "VALID"
     request = pb.VerifyRequest(key=created.key, consistency={"at_least_as_fresh": tokens.consistency(newest + 1)})

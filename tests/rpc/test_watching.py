@@ -23,7 +23,7 @@ from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
 from tumbler_server.rpc.watch import Wanted, Watching
-from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.streams.watch import PATIENCE, Hub
 
 VERIFY = ("tumbler:keys:verify",)
@@ -49,7 +49,7 @@ class Serving:
         self._caller = caller
         self._threads = ThreadPoolExecutor(2)
         self.hub = Hub(domain.store, domain.tail, domain.clock, 100, MAX_STALENESS, domain.monotonic, self._threads)
-        self._watching = Watching(self.hub, domain.lifecycle, open_tokens(domain.store), domain.clock)
+        self._watching = Watching(self.hub, domain.lifecycle, open_opaque_tokens(domain.store), domain.clock)
 
     async def __aenter__(self) -> "Serving":
         self.hub.start(asyncio.get_running_loop())
@@ -132,7 +132,7 @@ async def test_from_the_first_response_to_the_last(domain: Domain, serving: Serv
     assert (list(first.events), first.reset) == ([], False)
     made = domain.create()
     told = await stream.read()
-    ((event,), cursor) = (told.events, open_tokens(domain.store).consistency(2))
+    ((event,), cursor) = (told.events, open_opaque_tokens(domain.store).consistency(2))
     assert (event.type, event.key_id, told.cursor) == (event_pb2.KEY_EVENT_TYPE_CREATED, made.key.id, cursor)
     stream.cancel()
     await eventually(lambda: serving.ended)

@@ -13,11 +13,11 @@ from tumbler_server.errors import InvalidFields
 from tumbler_server.keys.record import Key
 from tumbler_server.limits import ENTRIES, LENGTHS
 from tumbler_server.rpc import counting, reading
-from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 
 REQUESTS = [method.input_type for method in pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods]
 CALLER = Key(id="0" * 16, project_id="tumbler")
-TOKENS = Tokens(bytes(32))
+TOKENS = OpaqueTokens(bytes(32))
 
 
 def fields(descriptor: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:

@@ -40,7 +40,7 @@ class Mail:
         self._lease = Lease(domain.store, "test", monotonic=FrozenClock(0))
         self._lease.keep()
         self._dispatch = Dispatch(
-            domain.store, domain.endpoints, self._post, domain.claims.token, domain.clock, domain.clock, senders
+            domain.store, domain.endpoints, self._post, domain.claim_tokens.token, domain.clock, domain.clock, senders
         )
 
     def _post(self, url: str, _: bytes, __: Mapping[str, str], project_id: str) -> Answer:

@@ -20,13 +20,13 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import secret_pb2
 from tumbler_server import logs
 from tumbler_server.logs import REDACTED, redact
-from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.secrets.pepper import Pepper
 from tumbler_server.secrets.secret import generate
 
 KEY = generate("acme_live").text
 OTHER = generate("tmb").text
-TOKEN = Claims([Pepper(bytes(32))]).token("0123456789abcdef", 12)
+TOKEN = ClaimTokens([Pepper(bytes(32))]).token("0123456789abcdef", 12)
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw+/=="
 
 SECRET_FIELDS = {

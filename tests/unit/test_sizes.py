@@ -19,13 +19,13 @@ from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.limits import ANSWER_BYTES
 from tumbler_server.rpc import wire
-from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.store.models import DeliveryRow
 from tumbler_server.verify.cache import ProofCache
 from tumbler_server.verify.verifier import Verdict, View
 
 NOW = 1_893_456_000 * SECOND
-TOKENS = Tokens(bytes(32))
+TOKENS = OpaqueTokens(bytes(32))
 
 
 def row(number: int, scopes: list[str], metadata: dict[str, str], cidrs: list[str]) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
-from tumbler_server.secrets.tokens import open_tokens
+from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.store.database import Store
 from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow, EventRow
@@ -235,7 +235,9 @@ class TestPending:
 
     def test_redeliver(self, domain: Domain, outbox: Callable[[], None]) -> None:
         """Redeliver is refused while the maximum is pending."""
-        deliveries = Deliveries(domain.store, open_tokens(domain.store), domain.endpoints, domain.clock, most_pending=3)
+        deliveries = Deliveries(
+            domain.store, open_opaque_tokens(domain.store), domain.endpoints, domain.clock, most_pending=3
+        )
         self.revoke(domain, "a", "b", "c", "d")
         outbox()
         (given_up,) = domain.store.select(DeliveryRow.select().where(DeliveryRow.state == int(State.FAILED)))

@@ -14,7 +14,7 @@ from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
 from tumbler_server.limits import LENGTHS, WEBHOOKS_PENDING
-from tumbler_server.secrets.tokens import Tokens, fingerprint
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries, messages
@@ -64,7 +64,7 @@ class Deliveries:
     def __init__(
         self,
         store: Store,
-        tokens: Tokens,
+        tokens: OpaqueTokens,
         endpoints: Endpoints,
         clock: Clock,
         most_pending: int = WEBHOOKS_PENDING.most,

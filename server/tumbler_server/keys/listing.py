@@ -10,7 +10,7 @@ from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.rules import Check
 from tumbler_server.limits import LIST_SKIP
-from tumbler_server.secrets.tokens import Tokens, fingerprint
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
 from tumbler_server.store.database import Store
 
 _SORTABLE = ("create_time", "name", "expire_time", "last_used_time")
@@ -46,7 +46,7 @@ class Page:
 class Listing:
     """Lists keys."""
 
-    def __init__(self, store: Store, tokens: Tokens, clock: Clock) -> None:
+    def __init__(self, store: Store, tokens: OpaqueTokens, clock: Clock) -> None:
         self._finder = Finder(store)
         self._tokens = tokens
         self._clock = clock
@@ -97,7 +97,7 @@ class Listing:
         return (*_order(query.order_by), size)
 
 
-def _token(tokens: Tokens, filtered: str, following: Place | None) -> str:
+def _token(tokens: OpaqueTokens, filtered: str, following: Place | None) -> str:
     return tokens.page(filtered, following.value, following.key_id, following.skip) if following else ""
 
 

@@ -10,7 +10,7 @@ from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.keys.rules import Check
-from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.secrets.secret import HashedSecret, NewKey
 from tumbler_server.store.database import Read, Transaction
 
@@ -35,9 +35,9 @@ class Rotation:
 class Rotations:
     """Rotates keys."""
 
-    def __init__(self, ledger: Ledger, claims: Claims) -> None:
+    def __init__(self, ledger: Ledger, claim_tokens: ClaimTokens) -> None:
         self._ledger = ledger
-        self._claims = claims
+        self._claim_tokens = claim_tokens
 
     def rotate(self, caller: Key, rotation: Rotation) -> Issued:
         """Replace a key with a successor that inherits all of its settings. The old key works for a grace period.
@@ -83,7 +83,7 @@ class Rotations:
 
     def read_claim(self, token: str) -> tuple[str, int]:
         """Return the key id and the revision that a claim token names. Raises ``ClaimTokenInvalid``."""
-        return self._claims.read(token)
+        return self._claim_tokens.read(token)
 
     def claim(self, token: str, grace: int, old_key_ends: int = 0) -> Issued:
         """Replace a key whose rotation is due, on behalf of the holder of its claim token.

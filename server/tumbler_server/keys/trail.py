@@ -9,7 +9,7 @@ from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
-from tumbler_server.secrets.tokens import Tokens, fingerprint
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
 from tumbler_server.store.database import Store
 
 
@@ -36,7 +36,7 @@ class EventPage:
 class Trail:
     """Lists events."""
 
-    def __init__(self, store: Store, tokens: Tokens) -> None:
+    def __init__(self, store: Store, tokens: OpaqueTokens) -> None:
         self._store = store
         self._tokens = tokens
 

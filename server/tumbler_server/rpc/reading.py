@@ -27,7 +27,7 @@ from tumbler_server.keys.rules import Check
 from tumbler_server.keys.trail import EventQuery
 from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import Wanted
-from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.verify.verifier import Question
 
 # The ranges of Timestamp and Duration, from google/protobuf/timestamp.proto and duration.proto.
@@ -158,7 +158,7 @@ def delivery_query(request: service_pb.ListDeliveriesRequest) -> DeliveryQuery:
     )
 
 
-def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> Question:
+def question(caller: Key, request: service_pb.VerifyRequest, tokens: OpaqueTokens) -> Question:
     """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
     scopes = request.required_scopes
     if len(scopes) > _MOST_SCOPES:  # check before copying; see counting.COUNTED_WHERE_READ
@@ -200,7 +200,7 @@ def _checked(
 _checked_before = functools.lru_cache(maxsize=limits.CACHED_DEMANDS.most)(_checked)
 
 
-def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> Iterator[Question | None]:
+def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: OpaqueTokens) -> Iterator[Question | None]:
     """Yield what a BatchVerify asks, or None for an item that Verify would reject.
 
     Raises ``InvalidFields`` if there are no items, or too many.
@@ -218,7 +218,7 @@ def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Token
     return map(read, request.requests)
 
 
-def watch(caller: Key, request: service_pb.WatchRequest, tokens: Tokens) -> Wanted:
+def watch(caller: Key, request: service_pb.WatchRequest, tokens: OpaqueTokens) -> Wanted:
     """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
     demand(request)
     check = Check()

@@ -22,7 +22,7 @@ from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
 from tumbler_server.rpc import auth, counting, reading, status, wire
 from tumbler_server.rpc.watch import Wanted
-from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.store.database import Transaction
 from tumbler_server.verify.verifier import Question, Verdict, Verifier
 
@@ -89,7 +89,7 @@ class Servicer(ApiKeyServiceServicer):
         rotations: Rotations,
         listing: Listing,
         trail: Trail,
-        tokens: Tokens,
+        tokens: OpaqueTokens,
         deliveries: Deliveries,
         cache_ttl: int,
     ) -> None:

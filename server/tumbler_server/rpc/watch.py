@@ -9,7 +9,7 @@ from tumbler_server.errors import KeyNotFound, Unauthenticated
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.record import Key
 from tumbler_server.rpc import auth, wire
-from tumbler_server.secrets.tokens import Tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.streams.feed import Notice
 from tumbler_server.streams.watch import Hub
 
@@ -31,7 +31,7 @@ class Wanted:
 class Watching:
     """Serves streams. Use it on the loop's thread only."""
 
-    def __init__(self, hub: Hub, lifecycle: Lifecycle, tokens: Tokens, clock: Clock) -> None:
+    def __init__(self, hub: Hub, lifecycle: Lifecycle, tokens: OpaqueTokens, clock: Clock) -> None:
         self._hub = hub
         self._lifecycle = lifecycle
         self._tokens = tokens
@@ -53,7 +53,7 @@ class _Listener:
     __slots__ = ("_address", "_caller", "_clock", "_lifecycle", "_tokens", "key_id", "tenant", "write")
 
     def __init__(
-        self, caller: Key, address: str, write: Write, lifecycle: Lifecycle, tokens: Tokens, clock: Clock
+        self, caller: Key, address: str, write: Write, lifecycle: Lifecycle, tokens: OpaqueTokens, clock: Clock
     ) -> None:
         self.tenant = caller.project_id
         self.key_id = caller.id

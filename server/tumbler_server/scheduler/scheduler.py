@@ -16,7 +16,7 @@ from tumbler_server.processes import READY, take_up, wait_for_parent
 from tumbler_server.scheduler.acting import Acting
 from tumbler_server.scheduler.alarms import Alarms
 from tumbler_server.scheduler.timekeeping import Timekeeper, Timekeeping
-from tumbler_server.secrets.claims import Claims
+from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.secrets.pepper import vault
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
@@ -74,7 +74,7 @@ def build_scheduler(
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver))
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
     believed = Timekeeper(store, clock, monotonic, tells=False).now
-    dispatch = Dispatch(store, endpoints, poster.post, Claims(peppers).token, believed, clock)
+    dispatch = Dispatch(store, endpoints, poster.post, ClaimTokens(peppers).token, believed, clock)
     duties = (
         Timekeeping(store, clock, monotonic),
         Alarms(store, believed),

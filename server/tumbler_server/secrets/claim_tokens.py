@@ -19,7 +19,7 @@ PREFIX = "claim_"
 _LONGEST = 512
 
 
-class Claims:
+class ClaimTokens:
     """Issues and reads claim tokens. The newest pepper signs, all verify."""
 
     def __init__(self, peppers: Sequence[Pepper]) -> None:

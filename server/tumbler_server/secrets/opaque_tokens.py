@@ -18,7 +18,7 @@ from tumbler_server.store.database import Store
 _LONGEST = 4_096
 
 
-class Tokens:
+class OpaqueTokens:
     """Issues and reads an installation's tokens."""
 
     def __init__(self, secret: bytes) -> None:
@@ -65,10 +65,10 @@ def fingerprint(parts: Sequence[object]) -> str:
     return base64.urlsafe_b64encode(digest[:12]).decode()
 
 
-def open_tokens(store: Store) -> Tokens:
+def open_opaque_tokens(store: Store) -> OpaqueTokens:
     """Return the tokens of the installation that owns this database."""
     ((secret,),) = store.read("SELECT token_secret FROM installation WHERE id = 1")
-    return Tokens(bytes(secret))
+    return OpaqueTokens(bytes(secret))
 
 
 def _serializer(secret: bytes, salt: str) -> itsdangerous.URLSafeSerializer:
