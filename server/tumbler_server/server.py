@@ -57,7 +57,7 @@ from tumbler_server.secrets.roster import Roster
 from tumbler_server.secrets.secret import Hasher
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
-from tumbler_server.streams.watch import Hub
+from tumbler_server.streams.hub import Hub
 from tumbler_server.verify.cache import ProofCache
 from tumbler_server.verify.first_use import FirstUses
 from tumbler_server.verify.rehasher import Rehasher

@@ -633,10 +633,10 @@ MUTANTS = (
     ),
     Mutant(
         "a heartbeat is sent though nothing was confirmed",
-        "streams/watch.py",
+        "streams/hub.py",
         "if beat and self._monotonic() - confirmed <= self._fresh:",
         "if beat:",
-        "tests/unit/test_watch.py",
+        "tests/unit/test_hub.py",
     ),
     Mutant(
         "a stream is told of other projects",
@@ -647,17 +647,17 @@ MUTANTS = (
     ),
     Mutant(
         "a stream outlives its caller's key",
-        "streams/watch.py",
+        "streams/hub.py",
         "            stream.judge = True\n            self._queue(stream)\n",
         "            self._queue(stream)\n",
-        "tests/unit/test_watch.py",
+        "tests/unit/test_hub.py",
     ),
     Mutant(
         "streams are not told that everything is void",
-        "streams/watch.py",
+        "streams/hub.py",
         "        if stream.resets != resets:\n",
         "        if False:\n",
-        "tests/unit/test_watch.py",
+        "tests/unit/test_hub.py",
     ),
     Mutant(
         "an event's hash does not cover the one before",
@@ -878,7 +878,7 @@ MUTANTS = (
     ),
     Mutant(
         "who may verify keys reads values of fields",
-        "rpc/wire.py",
+        "rpc/responses.py",
         "differences.public(happened.detail) if detail is None else detail",
         "happened.detail",
         "tests/rpc/test_watch.py",

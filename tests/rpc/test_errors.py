@@ -32,7 +32,7 @@ from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.server import SERVICE
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import ApiKeyRow
-from tumbler_server.streams.watch import Hub
+from tumbler_server.streams.hub import Hub
 from tumbler_server.verify.verifier import Verifier
 
 PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/error_reason.proto"

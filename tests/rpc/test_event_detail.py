@@ -15,7 +15,7 @@ from tumbler_server.clock import DAY
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
 from tumbler_server.keys import differences
-from tumbler_server.rpc import wire
+from tumbler_server.rpc import responses
 from tumbler_server.secrets import pepper
 from tumbler_server.store.models import EventRow
 
@@ -139,7 +139,7 @@ def test_hash_is_opaque(mailing: World) -> None:
     before, row = (as_event(event) for event in mailing.events()[-2:])
     assert row.record is not None
     other = row._replace(record=row.record[:-1] + bytes([row.record[-1] ^ 1]))
-    assert wire.event(other) == wire.event(row)
+    assert responses.event(other) == responses.event(row)
     assert log.follows(before.hash, row)
     assert not log.follows(before.hash, other)
 

@@ -13,7 +13,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server import founding, server
 from tumbler_server.config import Config, Installation
-from tumbler_server.rpc import wire
+from tumbler_server.rpc import responses
 from tumbler_server.server import Core, build_core
 
 
@@ -103,7 +103,7 @@ def test_a_fault_is_told_to_nobody(
         raise KeyError("a secret")
 
     with monkeypatch.context() as broken:
-        broken.setattr(wire, "watched", fail)
+        broken.setattr(responses, "watched", fail)
         made = served.client.create()
         refused = stream.ended()
     assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -12,7 +12,7 @@ import pytest
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tests.unit.test_feed import record
-from tests.unit.test_watch import eventually
+from tests.unit.test_hub import eventually
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server.clock import DAY, SECOND
@@ -22,9 +22,9 @@ from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
-from tumbler_server.rpc.watch import Wanted, Watching
+from tumbler_server.rpc.watch import Watching, WatchQuery
 from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
-from tumbler_server.streams.watch import PATIENCE, Hub
+from tumbler_server.streams.hub import PATIENCE, Hub
 
 VERIFY = ("tumbler:keys:verify",)
 WAIT = 30.0
@@ -82,7 +82,7 @@ class Serving:
                 self.writing -= 1
 
         try:
-            await self._watching.serve(self._caller, Wanted("acme", None, SECOND), "192.0.2.1", write)
+            await self._watching.serve(self._caller, WatchQuery("acme", None, SECOND), "192.0.2.1", write)
         except BaseException as failure:
             self.ended.append(failure)
             if isinstance(failure, asyncio.CancelledError):

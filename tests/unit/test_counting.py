@@ -12,7 +12,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.errors import InvalidFields
 from tumbler_server.keys.record import Key
 from tumbler_server.limits import ENTRIES, LENGTHS
-from tumbler_server.rpc import counting, reading
+from tumbler_server.rpc import counting, requests
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 
 REQUESTS = [method.input_type for method in pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods]
@@ -52,7 +52,7 @@ def refused(message: Message) -> list[str]:
     """Return the paths of the fields that are too large, whichever code checks them."""
     try:
         if isinstance(message, pb.VerifyRequest):
-            reading.question(CALLER, message, TOKENS)
+            requests.question(CALLER, message, TOKENS)
         else:
             counting.demand(message)
     except InvalidFields as failure:
@@ -120,15 +120,15 @@ def test_all_that_is_too_much_is_told() -> None:
 def test_each_item_of_a_batch_is_counted() -> None:
     """A batch item that is too large is undecided, as any invalid item, and the others are not affected."""
     items = [pb.VerifyRequest(required_scopes=["a:b"] * size) for size in (1, 100, 101)]
-    questions = reading.questions(CALLER, pb.BatchVerifyRequest(requests=items), TOKENS)
+    questions = requests.questions(CALLER, pb.BatchVerifyRequest(requests=items), TOKENS)
     assert [question is not None for question in questions] == [True, True, False]
 
 
 @pytest.mark.parametrize("size", [100, 5_000])
 def test_long_demands_are_not_remembered(size: int) -> None:
     """Checked demands of Verify are cached only while their texts are short, so callers cannot fill memory."""
-    before = reading._checked_before.cache_info().currsize
+    before = requests._checked_before.cache_info().currsize
     scopes = [f"{size}:{'s' * 100}:{number}" for number in range(size // 100)]
-    asked = reading.question(CALLER, pb.VerifyRequest(required_scopes=scopes), TOKENS)
+    asked = requests.question(CALLER, pb.VerifyRequest(required_scopes=scopes), TOKENS)
     assert asked.demand.required_scopes == tuple(scopes)
-    assert reading._checked_before.cache_info().currsize - before == (1 if size == 100 else 0)
+    assert requests._checked_before.cache_info().currsize - before == (1 if size == 100 else 0)

@@ -18,7 +18,7 @@ from tumbler_server.keys import deliveries, record
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.limits import ANSWER_BYTES
-from tumbler_server.rpc import wire
+from tumbler_server.rpc import responses
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.store.models import DeliveryRow
 from tumbler_server.verify.cache import ProofCache
@@ -63,7 +63,7 @@ class TestInMemory:
         for number in range(count):
             key, _ = record.from_tuple(shape(number))
             cache.put(key, cache.tag(key.id), cache.generation)
-            wire.verdict(Verdict(Code.VALID, NOW, View(77), key), 60 * SECOND, TOKENS.consistency)
+            responses.verdict(Verdict(Code.VALID, NOW, View(77), key), 60 * SECOND, TOKENS.consistency)
         del key
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()
@@ -93,7 +93,7 @@ class TestInMemory:
         """Rendering a record adds no UTF-8 copy to its strings."""
         key, _ = record.from_tuple(SHAPES["Cyrillic"](1))
         before = record.memory(key)
-        wire.verdict(Verdict(Code.VALID, NOW, View(77), key), 60 * SECOND, TOKENS.consistency)
+        responses.verdict(Verdict(Code.VALID, NOW, View(77), key), 60 * SECOND, TOKENS.consistency)
         assert record.memory(key) == before
 
 
@@ -103,7 +103,7 @@ class TestAsSent:
     @pytest.mark.parametrize("key", [PLAIN, FULL, *(record.from_tuple(make(1))[0] for make in SHAPES.values())])
     def test_records(self, key: Key) -> None:
         """A record's message has at most the estimated bytes, and at most 2 KiB fewer."""
-        assert 0 <= record.size(key) - wire.api_key(key, NOW).ByteSize() <= 2_048
+        assert 0 <= record.size(key) - responses.api_key(key, NOW).ByteSize() <= 2_048
 
     def test_the_largest_made_by_us(self) -> None:
         """The fields that the server adds fit in the estimate, however long the creator's name is."""
@@ -115,7 +115,7 @@ class TestAsSent:
             rotation_interval=NOW + 1,
             rotation_next_time=NOW + 1, webhook_url="https://example.com/", revision=2**62,
         )  # fmt: skip
-        assert wire.api_key(key, NOW).ByteSize() <= record.weight(key)
+        assert responses.api_key(key, NOW).ByteSize() <= record.weight(key)
 
     @pytest.mark.parametrize("detail", [{}, {"comment": "🔑" * 1_024}, {f"key{number}": "v" for number in range(100)}])
     def test_events(self, detail: dict[str, str]) -> None:
@@ -123,7 +123,7 @@ class TestAsSent:
         actor = ("0" * 16, "🔑" * 255)
         call = ("2001:db8::" + "f" * 30, "x" * 128, bytes(156))
         event = Event(2**62, 10, "0" * 16, "p" * 128, "e" * 128, NOW + 1, *actor, json.dumps(detail), *call, bytes(32))
-        assert wire.event(event).ByteSize() <= log.sent(event)
+        assert responses.event(event).ByteSize() <= log.sent(event)
 
     @pytest.mark.parametrize("sign", ["x", "ж", "🔑"])
     def test_deliveries(self, sign: str) -> None:
@@ -133,7 +133,7 @@ class TestAsSent:
             state=1, attempts=30_000, event_time=NOW + 1, last_attempt_time=NOW + 1, next_attempt_time=NOW + 1,
             last_status=599, last_error=sign * 200,
         )  # fmt: skip
-        assert wire.delivery(row).ByteSize() <= deliveries._weight(row)
+        assert responses.delivery(row).ByteSize() <= deliveries._weight(row)
 
 
 class TestCut:

@@ -18,9 +18,9 @@ from tests.harness import FrozenClock
 from tests.receivers import Authority, Receiver, answer, full_backlog, read_request
 from tumbler_server.clock import DAY, SECOND
 from tumbler_server.errors import SetupError
+from tumbler_server.webhooks.network import MOST_TRIED
 from tumbler_server.webhooks.post import Answer, Poster, Unsent
 from tumbler_server.webhooks.targets import Resolver, Rules
-from tumbler_server.webhooks.wire import MOST_TRIED
 
 NETWORK = Rules(networks=(IPv4Network("127.0.0.0/8"),))
 LOOPBACK = Rules(loopback=True)

@@ -20,7 +20,7 @@ OTHERWISE_ANSWERED = frozenset({"key", "claim_token"})
 """Texts whose length is not checked here: a key that is too long is MALFORMED, and a long claim token is invalid."""
 
 COUNTED_WHERE_READ = frozenset({service_pb.VerifyRequest.DESCRIPTOR.full_name})
-"""Requests that ``reading.question`` measures, because it reads each field anyway.
+"""Requests that ``requests.question`` measures, because it reads each field anyway.
 
 Reading a field again costs a tenth of a microsecond, and most calls are a Verify.
 """

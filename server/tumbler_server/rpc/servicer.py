@@ -20,8 +20,8 @@ from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
-from tumbler_server.rpc import auth, counting, reading, status, wire
-from tumbler_server.rpc.watch import Wanted
+from tumbler_server.rpc import auth, counting, requests, responses, status
+from tumbler_server.rpc.watch import WatchQuery
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.store.database import Transaction
 from tumbler_server.verify.verifier import Question, Verdict, Verifier
@@ -143,33 +143,33 @@ class Servicer(ApiKeyServiceServicer):
 
     def question(self, caller: Key, request: pb.VerifyRequest) -> Question:
         """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
-        return reading.question(caller, request, self._tokens)
+        return requests.question(caller, request, self._tokens)
 
     def questions(self, caller: Key, request: pb.BatchVerifyRequest) -> Iterator[Question | None]:
         """Yield what a BatchVerify asks. Raises ``InvalidFields``."""
-        return reading.questions(caller, request, self._tokens)
+        return requests.questions(caller, request, self._tokens)
 
-    def wanted(self, caller: Key, request: pb.WatchRequest) -> Wanted:
+    def wanted(self, caller: Key, request: pb.WatchRequest) -> WatchQuery:
         """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
-        return reading.watch(caller, request, self._tokens)
+        return requests.watch(caller, request, self._tokens)
 
     def verdict(self, outcome: Verdict) -> bytes:
         """Return a verdict as a serialized VerifyResponse, and count it."""
         _COUNTED[outcome.code].inc()
-        return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
+        return responses.verdict(outcome, self._cache_ttl, self._tokens.consistency)
 
     def verdicts(self, outcomes: Sequence[Verdict | None]) -> Iterator[bytes]:
         """Yield verdicts as the parts of a serialized BatchVerifyResponse, and count them."""
         for code, count in Counter(outcome.code for outcome in outcomes if outcome is not None).items():
             _COUNTED[code].inc(count)
-        return wire.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
+        return responses.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
 
     @rpc
     def Create(self, caller: Key, request: pb.CreateRequest) -> pb.CreateResponse:
         """Create a key."""
-        issued = self._lifecycle.create(caller, reading.draft(request))
+        issued = self._lifecycle.create(caller, requests.draft(request))
         return pb.CreateResponse(
-            api_key=wire.api_key(issued.key, issued.now),
+            api_key=responses.api_key(issued.key, issued.now),
             key=issued.text,
             consistency_token=self._tokens.consistency(issued.revision) if issued.revision else "",
             secret_omitted=issued.repeated,
@@ -180,14 +180,14 @@ class Servicer(ApiKeyServiceServicer):
     def Get(self, caller: Key, request: pb.GetRequest) -> pb.GetResponse:
         """Read a key."""
         found = self._lifecycle.get(caller, request.key_id)
-        return pb.GetResponse(api_key=wire.api_key(found.key, found.now))
+        return pb.GetResponse(api_key=responses.api_key(found.key, found.now))
 
     @rpc
     def List(self, caller: Key, request: pb.ListRequest) -> pb.ListResponse:
         """Read a page of keys."""
-        page = self._listing.page(caller, reading.query(request))
+        page = self._listing.page(caller, requests.query(request))
         return pb.ListResponse(
-            api_keys=[wire.api_key(key, page.now) for key in page.keys],
+            api_keys=[responses.api_key(key, page.now) for key in page.keys],
             next_page_token=page.next_page_token,
             total_size=page.total_size,
         )
@@ -195,9 +195,9 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def Update(self, caller: Key, request: pb.UpdateRequest) -> pb.UpdateResponse:
         """Change a key."""
-        changed = self._lifecycle.update(caller, reading.edit(request))
+        changed = self._lifecycle.update(caller, requests.edit(request))
         return pb.UpdateResponse(
-            api_key=wire.api_key(changed.key, changed.now),
+            api_key=responses.api_key(changed.key, changed.now),
             consistency_token=self._tokens.consistency(changed.revision),
             webhook_secret=changed.webhook_secret,
         )
@@ -213,7 +213,7 @@ class Servicer(ApiKeyServiceServicer):
         else:
             changed = self._lifecycle.set_active(caller, request.key_id, request.active)
         return pb.SetActiveResponse(
-            api_key=wire.api_key(changed.key, changed.now),
+            api_key=responses.api_key(changed.key, changed.now),
             consistency_token=self._tokens.consistency(changed.revision),
         )
 
@@ -222,17 +222,17 @@ class Servicer(ApiKeyServiceServicer):
         """Revoke a key."""
         changed = self._lifecycle.revoke(caller, request.key_id, request.reason, request.comment)
         return pb.RevokeResponse(
-            api_key=wire.api_key(changed.key, changed.now),
+            api_key=responses.api_key(changed.key, changed.now),
             consistency_token=self._tokens.consistency(changed.revision),
         )
 
     @rpc
     def Rotate(self, caller: Key, request: pb.RotateRequest) -> pb.RotateResponse:
         """Rotate a key."""
-        issued = self._rotations.rotate(caller, reading.rotation(request))
+        issued = self._rotations.rotate(caller, requests.rotation(request))
         return pb.RotateResponse(
-            api_key=wire.api_key(issued.key, issued.now),
-            old_api_key=wire.api_key(issued.old, issued.now) if issued.old else None,
+            api_key=responses.api_key(issued.key, issued.now),
+            old_api_key=responses.api_key(issued.old, issued.now) if issued.old else None,
             key=issued.text,
             consistency_token=self._tokens.consistency(issued.revision),
             secret_omitted=issued.repeated,
@@ -253,18 +253,18 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def ListEvents(self, caller: Key, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """Read a page of the audit log."""
-        page = self._trail.page(caller, reading.event_query(request))
+        page = self._trail.page(caller, requests.event_query(request))
         return pb.ListEventsResponse(
-            events=[wire.event(event) for event in page.events], next_page_token=page.next_page_token
+            events=[responses.event(event) for event in page.events], next_page_token=page.next_page_token
         )
 
     @rpc
     def ClaimRotation(self, caller: Key, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
         """Rotate a key whose rotation is due."""
-        issued = self._rotations.claim(request.claim_token, reading.grace(request), request.old_key_ends)
+        issued = self._rotations.claim(request.claim_token, requests.grace(request), request.old_key_ends)
         return pb.ClaimRotationResponse(
-            api_key=wire.api_key(issued.key, issued.now),
-            old_api_key=wire.api_key(issued.old, issued.now) if issued.old else None,
+            api_key=responses.api_key(issued.key, issued.now),
+            old_api_key=responses.api_key(issued.old, issued.now) if issued.old else None,
             key=issued.text,
             consistency_token=self._tokens.consistency(issued.revision),
         )
@@ -272,16 +272,16 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def ListDeliveries(self, caller: Key, request: pb.ListDeliveriesRequest) -> pb.ListDeliveriesResponse:
         """Read a page of deliveries."""
-        page = self._deliveries.page(caller, reading.delivery_query(request))
+        page = self._deliveries.page(caller, requests.delivery_query(request))
         return pb.ListDeliveriesResponse(
-            deliveries=[wire.delivery(row) for row in page.deliveries], next_page_token=page.next_page_token
+            deliveries=[responses.delivery(row) for row in page.deliveries], next_page_token=page.next_page_token
         )
 
     @rpc
     def Redeliver(self, caller: Key, request: pb.RedeliverRequest) -> pb.RedeliverResponse:
         """Send a webhook again."""
         row = self._deliveries.redeliver(caller, request.delivery_id)
-        return pb.RedeliverResponse(delivery=wire.delivery(row))
+        return pb.RedeliverResponse(delivery=responses.delivery(row))
 
     @rpc
     def RotateWebhookSecret(
@@ -290,5 +290,5 @@ class Servicer(ApiKeyServiceServicer):
         """Replace the secret of a webhook's URL."""
         replaced = self._deliveries.replace_secret(caller, request.project_id, request.webhook_url)
         return pb.RotateWebhookSecretResponse(
-            webhook_secret=replaced.text, previous_expire_time=wire.timestamp(replaced.previous_expire_time)
+            webhook_secret=replaced.text, previous_expire_time=responses.timestamp(replaced.previous_expire_time)
         )

@@ -8,10 +8,10 @@ from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound, Unauthenticated
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.record import Key
-from tumbler_server.rpc import auth, wire
+from tumbler_server.rpc import auth, responses
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.streams.feed import Notice
-from tumbler_server.streams.watch import Hub
+from tumbler_server.streams.hub import Hub
 
 METHOD = "Watch"
 
@@ -20,7 +20,7 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WatchQuery:
     """What a Watch asks for: changes after revision ``start``, or from now on if it is None."""
 
     project_id: str
@@ -37,7 +37,7 @@ class Watching:
         self._tokens = tokens
         self._clock = clock
 
-    async def serve(self, caller: Key, wanted: Wanted, address: str, write: Write) -> None:
+    async def serve(self, caller: Key, wanted: WatchQuery, address: str, write: Write) -> None:
         """Send changes to a caller at this IP address. Never returns: raises the reason why the stream ends.
 
         The reason is ``Unauthenticated``, ``ScopeMissing``, ``ReaderTooSlow``, ``Overloaded``, ``ServerStopping`` or
@@ -66,14 +66,14 @@ class _Listener:
 
     def render(self, notice: Notice) -> bytes:
         return pb.WatchResponse(
-            events=[wire.watched(event) for event in notice.events],
+            events=[responses.watched(event) for event in notice.events],
             cursor=self._tokens.consistency(notice.cursor),
             reset=notice.reset,
         ).SerializeToString()
 
     def date(self, age: int) -> bytes:
         # Fields appended to a message's bytes are fields of that message.
-        return pb.WatchResponse(stream_age=wire.duration(age)).SerializeToString()
+        return pb.WatchResponse(stream_age=responses.duration(age)).SerializeToString()
 
     def read(self) -> Key:
         try:

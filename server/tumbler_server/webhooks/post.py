@@ -15,8 +15,8 @@ import httpcore
 
 from tumbler_server.clock import SECOND, Clock, system_clock
 from tumbler_server.errors import SetupError
+from tumbler_server.webhooks.network import Deadline, Dialer, Unsent
 from tumbler_server.webhooks.targets import Refused, Resolver, Rules, Target, Unresolvable, by_proxy, parse
-from tumbler_server.webhooks.wire import Deadline, Dialer, Unsent
 
 __all__ = ["Answer", "Poster", "Unsent"]
 

@@ -100,7 +100,9 @@ class Dialer(httpcore.NetworkBackend):
         for waiting in range(len(self._addresses), 0, -1):
             share = self._deadline.left() / waiting
             try:
-                return _Wire(self._connected(self._addresses[-waiting], share), self._deadline, self._tls, self._name)
+                return _Connection(
+                    self._connected(self._addresses[-waiting], share), self._deadline, self._tls, self._name
+                )
             except OSError:
                 continue
         self._deadline.left()
@@ -119,7 +121,7 @@ class Dialer(httpcore.NetworkBackend):
         return opened
 
 
-class _Wire(httpcore.NetworkStream):
+class _Connection(httpcore.NetworkStream):
     """A connected socket with a deadline and a limit on the bytes that it reads."""
 
     def __init__(self, connected: socket.socket, deadline: Deadline, tls: ssl.SSLContext, name: str) -> None:
@@ -166,10 +168,10 @@ class _Wire(httpcore.NetworkStream):
 
 
 class _Tls(httpcore.NetworkStream):
-    """TLS over the wire by memory buffers. On a socket, OpenSSL's read goes on for as long as data keeps coming."""
+    """TLS over a connection, by memory buffers. On a socket, OpenSSL's read goes on for as long as data keeps coming."""
 
-    def __init__(self, wire: _Wire, context: ssl.SSLContext, name: str) -> None:
-        self._wire = wire
+    def __init__(self, connection: _Connection, context: ssl.SSLContext, name: str) -> None:
+        self._connection = connection
         self._received = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
@@ -187,7 +189,7 @@ class _Tls(httpcore.NetworkStream):
             rest = rest[self._run(functools.partial(self._tls.write, rest)) :]
 
     def close(self) -> None:
-        self._wire.close()
+        self._connection.close()
 
     def _run(self, step: Callable[[], T]) -> T:
         while True:
@@ -195,7 +197,7 @@ class _Tls(httpcore.NetworkStream):
                 done = step()
             except ssl.SSLWantReadError:
                 self._flush()
-                if data := self._wire.read(_CHUNK):
+                if data := self._connection.read(_CHUNK):
                     self._received.write(data)
                 else:
                     self._received.write_eof()
@@ -212,4 +214,4 @@ class _Tls(httpcore.NetworkStream):
 
     def _flush(self) -> None:
         if self._to_send.pending:
-            self._wire.write(self._to_send.read())
+            self._connection.write(self._to_send.read())

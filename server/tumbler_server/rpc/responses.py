@@ -1,4 +1,4 @@
-"""Builds messages from records. ``rpc.reading`` does the opposite."""
+"""Builds messages from records. ``rpc.requests`` does the opposite."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence

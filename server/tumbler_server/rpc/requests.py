@@ -26,7 +26,7 @@ from tumbler_server.keys.rotation import DEFAULT_GRACE, Rotation
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.trail import EventQuery
 from tumbler_server.rpc.counting import demand
-from tumbler_server.rpc.watch import Wanted
+from tumbler_server.rpc.watch import WatchQuery
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 from tumbler_server.verify.verifier import Question
 
@@ -218,7 +218,7 @@ def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Opaqu
     return map(read, request.requests)
 
 
-def watch(caller: Key, request: service_pb.WatchRequest, tokens: OpaqueTokens) -> Wanted:
+def watch(caller: Key, request: service_pb.WatchRequest, tokens: OpaqueTokens) -> WatchQuery:
     """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
     demand(request)
     check = Check()
@@ -229,7 +229,7 @@ def watch(caller: Key, request: service_pb.WatchRequest, tokens: OpaqueTokens) -
     elif not SHORTEST_HEARTBEAT <= interval <= LONGEST_HEARTBEAT:
         check.fail("heartbeat_interval", "must be 1 s to 1 h")
     check.done()
-    return Wanted(
+    return WatchQuery(
         project_id=access.scope_of(caller, request.project_id),
         start=tokens.revision(request.start_cursor, "start_cursor") if request.start_cursor else None,
         interval=interval,

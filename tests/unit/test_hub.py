@@ -25,7 +25,7 @@ from tumbler_server.events.retention import Retention
 from tumbler_server.events.ring import Ring
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.streams.feed import Notice
-from tumbler_server.streams.watch import FRESH, MOST_LAG, PATIENCE, TURN, Hub
+from tumbler_server.streams.hub import FRESH, MOST_LAG, PATIENCE, TURN, Hub
 
 BEAT = 5 * SECOND
 KEY_ID = "0" * 16
