@@ -25,7 +25,7 @@ from tumbler_server.verify.rehasher import Rehasher
 from tumbler_server.verify.usage import Usage
 from tumbler_server.verify.verifier import Verifier
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.targets import Judge, Refused, Resolver, Rules
+from tumbler_server.webhooks.targets import Judge, Refused, Resolver, TargetRules
 
 OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
 """A caller who may do everything."""
@@ -53,7 +53,7 @@ def answers(store: Store) -> bool:
     return True
 
 
-def judge(url: str, rules: Rules, resolver: Resolver, timeout: float) -> None:
+def judge(url: str, rules: TargetRules, resolver: Resolver, timeout: float) -> None:
     """Judge a URL as Create does. Raises ``Refused``."""
     judging = Judge(rules, resolver, timeout)
     if rule := judging.form(url) or judging.look_up(url, "acme"):
@@ -75,7 +75,7 @@ class Domain:
         self.claim_tokens = ClaimTokens(peppers)
         self.looked_up: list[str] = []
         """Names that were looked up. None has an address."""
-        judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.monotonic)
+        judge = Judge(TargetRules(), Resolver(self._look_up), PATIENCE, self.monotonic)
         self.endpoints = Endpoints(vault(peppers), judge, max_webhook_urls)
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)

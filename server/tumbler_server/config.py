@@ -23,7 +23,7 @@ from tumbler_server.errors import SetupError
 
 if TYPE_CHECKING:  # a command's --help loads nothing that only its work needs
     from tumbler_server.secrets.pepper import Pepper
-    from tumbler_server.webhooks.targets import Rules
+    from tumbler_server.webhooks.targets import TargetRules
 
 SHORTEST_STALENESS = SECOND // 10
 SHORTEST_TIMEOUT = SECOND // 2
@@ -164,7 +164,7 @@ class Tls:
         return self.cert is not None
 
 
-def _webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> "Rules":
+def _webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> "TargetRules":
     """Return what webhooks may reach, from lists separated by commas. Raises ``SetupError``."""
     try:
         allowed = tuple(decide.parse_network(part.strip()) for part in networks.split(",") if part.strip())
@@ -174,9 +174,9 @@ def _webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> 
     for name in names:
         if not _HOST.fullmatch(name):
             raise SetupError("--webhook-allow-hosts must be hosts, such as hooks.example.com or *.example.com")
-    from tumbler_server.webhooks.targets import Rules
+    from tumbler_server.webhooks.targets import TargetRules
 
-    return Rules(loopback, allowed, names, proxied)
+    return TargetRules(loopback, allowed, names, proxied)
 
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|\[[0-9a-f:.]+\]")
@@ -349,7 +349,7 @@ class Config:
             )
 
     @functools.cached_property
-    def webhook_rules(self) -> "Rules":
+    def webhook_rules(self) -> "TargetRules":
         """What webhooks may reach."""
         return _webhook_rules(
             self.webhook_allow_loopback,

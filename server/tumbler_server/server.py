@@ -25,12 +25,12 @@ from tumbler_server.freshness.board import Board
 from tumbler_server.freshness.glance import Glance
 from tumbler_server.freshness.poller import Poller
 from tumbler_server.freshness.tail import Tail
-from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
+from tumbler_server.keys.webhook_admin import WebhookAdmin
 from tumbler_server.rpc import auth, health, reflecting
 from tumbler_server.rpc.accepting import Accepting, Service
 from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
@@ -200,8 +200,8 @@ def build_core(
     rotations, first_uses = Rotations(ledger, claim_tokens), FirstUses(ledger)
     verifier = Verifier(store, hasher, tail, cache, rehasher, usage, first_uses, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
-    deliveries = Deliveries(store, tokens, endpoints, clock)
-    servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, deliveries, config.cache_ttl)
+    webhook_admin = WebhookAdmin(store, tokens, endpoints, clock)
+    servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, webhook_admin, config.cache_ttl)
 
     rows = lane_limits(config.threads, max(1, (os.cpu_count() or 1) // config.workers))
     lanes = Lanes(

@@ -19,7 +19,7 @@ import pytest
 from tests.domain import judge
 from tests.receivers import Authority, Behave, Receiver, answer, full_backlog, read_request
 from tumbler_server.webhooks.post import LONGEST_BODY, Answer, Poster, Unsent
-from tumbler_server.webhooks.targets import Refused, Resolver, Rules
+from tumbler_server.webhooks.targets import Refused, Resolver, TargetRules
 
 HEADERS = {"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmF0dXJl"}
 
@@ -35,11 +35,11 @@ LONG = 30.0
 MARGIN = 10.0
 """Seconds that a busy machine may take beyond the timeout."""
 
-PUBLIC = Rules()
-LOOPBACK = Rules(loopback=True)
-NETWORK = Rules(networks=(IPv4Network("127.0.0.0/8"),))
+PUBLIC = TargetRules()
+LOOPBACK = TargetRules(loopback=True)
+NETWORK = TargetRules(networks=(IPv4Network("127.0.0.0/8"),))
 
-BOTH = Rules(loopback=True, networks=NETWORK.networks)
+BOTH = TargetRules(loopback=True, networks=NETWORK.networks)
 
 INSIDE = "refused: must not lead to a private or special network"
 
@@ -254,7 +254,7 @@ class TestForms:
         [(url, rules) for rules in (PUBLIC, LOOPBACK) for url in OTHER_FORMS] + [(url, PUBLIC) for url in PLAIN_FORMS],
         ids=itertools.count(),
     )
-    def test_refused(self, url: str, rules: Rules, sentinel: Receiver, dialled: list[Any]) -> None:
+    def test_refused(self, url: str, rules: TargetRules, sentinel: Receiver, dialled: list[Any]) -> None:
         """The URL is refused at Create and at each send, before a name is looked up or a connection is made."""
         names = Names(["127.0.0.1"])
         url = url.format(port=sentinel.port)
@@ -271,7 +271,7 @@ class TestAddresses:
 
     @pytest.mark.parametrize("rules", [PUBLIC, LOOPBACK], ids=["public", "loopback"])
     @pytest.mark.parametrize("address", ADDRESSES)
-    def test_refused(self, address: str, rules: Rules, sentinel: Receiver, dialled: list[Any]) -> None:
+    def test_refused(self, address: str, rules: TargetRules, sentinel: Receiver, dialled: list[Any]) -> None:
         """A name with such an address, alone or among good ones, is refused at Create and at each send."""
         url = f"https://hooks.example.com:{sentinel.port}/"
         for found in ([address], ["8.8.8.8", address], [address, "2606:4700::1"]):
@@ -284,7 +284,7 @@ class TestAddresses:
     def test_literal(self, address: str, sentinel: Receiver, dialled: list[Any]) -> None:
         """The literal address is refused as well, even if a proxy would dial it."""
         host = f"[{address}]" if ":" in address else address
-        for rules, proxy in ((PUBLIC, ""), (Rules(proxied=True), f"http://127.0.0.1:{sentinel.port}")):
+        for rules, proxy in ((PUBLIC, ""), (TargetRules(proxied=True), f"http://127.0.0.1:{sentinel.port}")):
             reason = post(Poster(rules, Resolver(Names([address])), proxy), f"https://{host}/")
             assert isinstance(reason, str)
             assert reason.startswith("refused: must ")
@@ -665,7 +665,7 @@ class TestProxy:
         behave, outcome = PROXY_OUTCOMES[how]
         timeout = SHORT if outcome == TIMED_OUT else LONG
         with Receiver(behave) as proxy:
-            poster = Poster(Rules(proxied=True), Resolver(), f"http://127.0.0.1:{proxy.port}", timeout=timeout)
+            poster = Poster(TargetRules(proxied=True), Resolver(), f"http://127.0.0.1:{proxy.port}", timeout=timeout)
             assert post(poster, "https://hooks.test/", timeout) == outcome
             assert dialled == [("127.0.0.1", proxy.port)]
 
@@ -674,7 +674,7 @@ class TestProxy:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         for names in (Names(["127.0.0.1"]), Names([])):
-            poster = Poster(Rules(proxied=True), Resolver(names), f"http://proxy.test:{port}")
+            poster = Poster(TargetRules(proxied=True), Resolver(names), f"http://proxy.test:{port}")
             assert post(poster, "https://hooks.test/") == "the proxy cannot be reached"
 
 

@@ -14,7 +14,7 @@ from tumbler_server.secrets.secret import Hasher
 from tumbler_server.secrets.vault import Vault
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.targets import Judge, Resolver, Rules
+from tumbler_server.webhooks.targets import Judge, Resolver, TargetRules
 
 T = TypeVar("T")
 
@@ -60,6 +60,6 @@ class _Open:
 
 def _make(hasher: Hasher, transaction: Transaction, count: int) -> list[Made]:
     ledger = Ledger(cast("Store", _Open(transaction)), hasher, system_clock, lambda _: None)
-    lifecycle = Lifecycle(ledger, "tmb", HOUR, Endpoints(Vault({}), Judge(Rules(), Resolver())))
+    lifecycle = Lifecycle(ledger, "tmb", HOUR, Endpoints(Vault({}), Judge(TargetRules(), Resolver())))
     issued = [lifecycle.create(OPERATOR, Draft(project_id=PROJECT)) for _ in range(count)]
     return [Made(each.key.id, each.text) for each in issued]

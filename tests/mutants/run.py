@@ -906,7 +906,7 @@ MUTANTS = (
     ),
     Mutant(
         "a webhook's secret is shown to who has update",
-        "keys/deliveries.py",
+        "keys/webhook_admin.py",
         '        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole else (f"{RESERVED}*",))\n',
         "",
         "tests/rpc/test_escalation.py",
@@ -1012,7 +1012,7 @@ MUTANTS = (
     ),
     Mutant(
         "another project's webhooks are shown",
-        "keys/deliveries.py",
+        "keys/webhook_admin.py",
         "    if not rows or not access.sees(caller, rows[0].project_id):\n",
         "    if not rows:\n",
         "tests/rpc/test_webhooks.py",

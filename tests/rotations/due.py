@@ -47,7 +47,7 @@ from tumbler_server.keys.record import Key
 from tumbler_server.secrets import secret
 from tumbler_server.store.database import POSTGRESQL, Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, LeaseRow
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 
 DIALECTS = ("sqlite", "postgresql")
 PROJECT = "due"
@@ -321,7 +321,7 @@ def _judge(service: Service, done: Run) -> None:
     if waiting:
         done.problems.append(f"{waiting} keys are still due")
     states = {
-        State(state).name: number
+        DeliveryState(state).name: number
         for state, number in service.read("SELECT state, COUNT(*) FROM webhook_delivery GROUP BY state")
     }
     if states != ({"DELIVERED": done.keys} if done.webhooks else {}):

@@ -34,7 +34,7 @@ from tumbler_server.clock import NEVER, system_clock
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
 from tumbler_server.store.database import Store
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.messages import TYPES
 
 PROJECT = "rotations"
@@ -197,7 +197,7 @@ def _settled(store: Store) -> bool:
         (NEVER,),
     )
     ((behind,),) = store.read("SELECT COUNT(*) FROM outbox o, log_head h WHERE o.revision < h.revision")
-    ((pending,),) = store.read("SELECT COUNT(*) FROM webhook_delivery WHERE state = ?", (int(State.PENDING),))
+    ((pending,),) = store.read("SELECT COUNT(*) FROM webhook_delivery WHERE state = ?", (int(DeliveryState.PENDING),))
     return not (waiting or behind or pending)
 
 
@@ -218,7 +218,7 @@ def _history(store: Store, owners: Owners, shown: dict[str, str]) -> History:
         claims=list(owners.claims),
         events=events,
         rows=[
-            Row(revision, webhook_id, TYPES[EventType(kind)], key_id, State(state).name)
+            Row(revision, webhook_id, TYPES[EventType(kind)], key_id, DeliveryState(state).name)
             for revision, webhook_id, kind, key_id, state in rows
         ],
         keys=[

@@ -24,9 +24,9 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import calls, founding, limits, server, shares
 from tumbler_server.config import Config, Installation
 from tumbler_server.errors import SetupError
-from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.trail import Trail
+from tumbler_server.keys.webhook_admin import WebhookAdmin
 from tumbler_server.rpc import auth, engine, exchange
 from tumbler_server.rpc.serving import Details
 from tumbler_server.secrets.secret import generate
@@ -374,7 +374,7 @@ class TestUnread:
         key = world.caller("tumbler:*")
         waiting = [Call(world, method, key) for method in self.LONG]
         self.unread(world, key)
-        for kind in (Listing, Trail, Deliveries):
+        for kind in (Listing, Trail, WebhookAdmin):
             monkeypatch.setattr(kind, "page", None)
         monkeypatch.setattr(Verifier, "judge", None)
         for call, method in zip(waiting, self.LONG, strict=True):

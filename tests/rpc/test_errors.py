@@ -20,11 +20,11 @@ from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors, logs
-from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
+from tumbler_server.keys.webhook_admin import WebhookAdmin
 from tumbler_server.rpc import counting, status
 from tumbler_server.rpc.exchange import Exchange
 from tumbler_server.rpc.presence import Presence
@@ -54,9 +54,9 @@ DOMAIN: dict[str, tuple[type, str]] = {
     "ListEvents": (Trail, "page"),
     "Watch": (Hub, "serve"),
     "ClaimRotation": (Rotations, "claim"),
-    "ListDeliveries": (Deliveries, "page"),
-    "Redeliver": (Deliveries, "redeliver"),
-    "RotateWebhookSecret": (Deliveries, "replace_secret"),
+    "ListDeliveries": (WebhookAdmin, "page"),
+    "Redeliver": (WebhookAdmin, "redeliver"),
+    "RotateWebhookSecret": (WebhookAdmin, "replace_secret"),
 }
 
 DOORS: tuple[tuple[Any, str], ...] = (

@@ -13,7 +13,7 @@ from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import deliveries, widening
+from tumbler_server.keys import webhook_admin, widening
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 
@@ -309,7 +309,7 @@ def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World, monk
     caller = world.caller("tumbler:events:*", "tumbler:keys:update")
     request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
     assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:keys:revoke"
-    monkeypatch.setattr(deliveries, "_MOST_CARRIED", 1_000)
+    monkeypatch.setattr(webhook_admin, "_MOST_CARRIED", 1_000)
     assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:*"
     assert told(world, "RotateWebhookSecret", request, world.caller("tumbler:*")) == ""
 

@@ -24,7 +24,7 @@ from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks import upkeep
 from tumbler_server.webhooks.dispatch import LANES
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.targets import Judge, Resolver, Rules
+from tumbler_server.webhooks.targets import Judge, Resolver, TargetRules
 
 EVER = {"interval": lasting(3_650 * DAY)}
 """A schedule with no event during a test."""
@@ -453,7 +453,7 @@ class TestShares:
 
 def endpoints_of(world: World, most: int) -> Endpoints:
     """Return the service's maker of endpoints, with a different limit of URLs per project."""
-    return Endpoints(pepper.vault(world.installation.peppers()), Judge(Rules(), Resolver()), most)
+    return Endpoints(pepper.vault(world.installation.peppers()), Judge(TargetRules(), Resolver()), most)
 
 
 def accept_and_hang(connection: socket.socket, over: threading.Event) -> None:

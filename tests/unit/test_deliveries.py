@@ -6,7 +6,7 @@ from tumbler_server.clock import MINUTE, NEVER
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries
-from tumbler_server.webhooks.deliveries import Delivery, Outcome, State
+from tumbler_server.webhooks.deliveries import Delivery, DeliveryState, Outcome
 
 NOW = 1_893_456_000_000_000
 GOOD = Outcome(204)
@@ -23,7 +23,7 @@ def waiting(store: Store) -> list[Delivery]:
     rows = [
         {
             "revision": revision, "id": f"msg_{revision}", "endpoint_id": "e", "project_id": "acme", "key_id": "k",
-            "url": "https://a.test", "type": 4, "event_time": NOW, "detail": "{}", "state": int(State.PENDING),
+            "url": "https://a.test", "type": 4, "event_time": NOW, "detail": "{}", "state": int(DeliveryState.PENDING),
             "give_up_time": NEVER, "next_attempt_time": NOW,
         }
         for revision in (1, 2, 3)
@@ -34,7 +34,7 @@ def waiting(store: Store) -> list[Delivery]:
     return deliveries.due_deliveries(store, "e", NOW, busy=(), limit=10)
 
 
-def record(store: Store, *done: tuple[Delivery, Outcome]) -> list[State]:
+def record(store: Store, *done: tuple[Delivery, Outcome]) -> list[DeliveryState]:
     """Record the outcomes of attempts."""
     return store.write_serialized(lambda transaction: deliveries.record(transaction, done, NOW))
 
@@ -45,21 +45,21 @@ def endpoint(store: Store) -> tuple[int, int]:
     return row.failures, row.next_attempt_time
 
 
-def states(store: Store) -> list[State]:
+def states(store: Store) -> list[DeliveryState]:
     """Return the states of the deliveries, in order."""
-    return [State(row.state) for row in store.select(DeliveryRow.select().order_by(DeliveryRow.revision))]
+    return [DeliveryState(row.state) for row in store.select(DeliveryRow.select().order_by(DeliveryRow.revision))]
 
 
 def test_all_delivered(store: Store, waiting: list[Delivery]) -> None:
     """A successful endpoint has no failures, and no next attempt while nothing is pending."""
-    assert record(store, *((each, GOOD) for each in waiting)) == [State.DELIVERED] * 3 == states(store)
+    assert record(store, *((each, GOOD) for each in waiting)) == [DeliveryState.DELIVERED] * 3 == states(store)
     assert endpoint(store) == (0, NEVER)
 
 
 def test_some_wait(store: Store, waiting: list[Delivery]) -> None:
     """If more is pending, the next attempt is as soon as that is due."""
     record(store, (waiting[0], GOOD))
-    assert states(store) == [State.DELIVERED, State.PENDING, State.PENDING]
+    assert states(store) == [DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.PENDING]
     assert endpoint(store) == (0, NOW)
 
 
@@ -68,7 +68,7 @@ def test_both_ways(store: Store, waiting: list[Delivery], order: tuple[int, ...]
     """If an endpoint accepts some deliveries and asks to delay another, it is delayed, in any order of answers."""
     outcomes = [GOOD, BUSY, GOOD]
     record(store, *((waiting[number], outcomes[number]) for number in order))
-    assert states(store) == [State.DELIVERED, State.PENDING, State.DELIVERED]
+    assert states(store) == [DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.DELIVERED]
     failures, next_time = endpoint(store)
     assert failures == 1
     assert next_time >= NOW + 10 * MINUTE

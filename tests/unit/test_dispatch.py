@@ -18,7 +18,7 @@ from tumbler_server.store.database import Store
 from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import DeliveryRow
 from tumbler_server.webhooks import dispatch
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.dispatch import LANES, SENDERS, Dispatch
 from tumbler_server.webhooks.post import Answer
 
@@ -191,5 +191,5 @@ def test_what_no_event_explains_is_not_sent(
     store.write_serialized(lambda transaction: transaction.run(DeliveryRow.update(**change)))
     assert mail.turn() == []
     ((state, delivery_id),) = store.read("SELECT state, id FROM webhook_delivery")
-    assert state == State.FAILED
+    assert state == DeliveryState.FAILED
     assert f"delivery {delivery_id} does not match its event" in audit.run(store, clock).problems

@@ -31,7 +31,7 @@ def presented(key_id: str, half: str = "right", project: str = "acme", **fields:
     return Doubtful(asked, Key(id=key_id, project_id=project, **fields), HASHED, 0)
 
 
-class Prover:
+class FakeVerifier:
     """A fake verifier: each run of bcrypt blocks until the test releases it."""
 
     def __init__(self) -> None:
@@ -81,11 +81,11 @@ class Path:
     """A hot path whose bcrypt waits for the test."""
 
     def __init__(self, places: int, share: int, waiting: int) -> None:
-        self.prover = Prover()
+        self.verifier = FakeVerifier()
         self.records = Records()
         self.lane = Lane(LaneLimit("test", places, share, waiting, waiting))
         self.hotpath = HotPath(
-            cast("Verifier", self.prover), cast("Glance", None), cast("Gathering", self.records), self.lane
+            cast("Verifier", self.verifier), cast("Glance", None), cast("Gathering", self.records), self.lane
         )
 
     def find(self, doubtful: Doubtful) -> "asyncio.Task[Key | None]":
@@ -95,9 +95,9 @@ class Path:
 
     async def runs(self, *texts: str) -> None:
         """Wait until exactly these runs have begun."""
-        await soon(lambda: len(self.prover.runs) >= len(texts))
+        await soon(lambda: len(self.verifier.runs) >= len(texts))
         await turns()
-        assert sorted(self.prover.runs) == sorted(texts)
+        assert sorted(self.verifier.runs) == sorted(texts)
 
 
 def on_path(test: Callable[[Path], Awaitable[None]], places: int = 4, share: int = 4, waiting: int = 8) -> None:
@@ -110,7 +110,7 @@ def on_path(test: Callable[[Path], Awaitable[None]], places: int = 4, share: int
         try:
             await asyncio.wait_for(test(path), PATIENCE)
         finally:
-            path.prover.go.release(1_000)
+            path.verifier.go.release(1_000)
             path.lane.close()
         await turns()
         assert not path.hotpath._flights
@@ -129,10 +129,10 @@ def test_a_run_is_shared(secret: str, proven: bool) -> None:
         await path.runs(f"k/{secret}")
         calls += [path.find(presented("k", secret)) for _ in range(3)]
         await turns()
-        path.prover.go.release()
+        path.verifier.go.release()
         found = await asyncio.gather(*calls)
         assert [each is not None for each in found] == [proven] * 6
-        assert len(path.prover.runs) == 1
+        assert len(path.verifier.runs) == 1
 
     on_path(test)
 
@@ -147,10 +147,10 @@ def test_a_record_is_not_shared() -> None:
         after = before._replace(key=dataclasses.replace(before.key, revoke_time=1))
         second = path.find(after)
         await turns()
-        path.prover.go.release()
+        path.verifier.go.release()
         assert await first is before.key
         assert await second is after.key
-        assert len(path.prover.runs) == 1
+        assert len(path.verifier.runs) == 1
 
     on_path(test)
 
@@ -169,10 +169,10 @@ def test_secrets_of_a_key() -> None:
         calls.append(path.find(presented("k", "wrong")))  # joins a run
         calls.append(path.find(presented("other")))
         await path.runs("k/wrong", "k/also wrong", "other/right")
-        path.prover.go.release(3)
+        path.verifier.go.release(3)
         assert [each and each.id for each in await asyncio.gather(*calls)] == [None, None, None, "other"]
         last = path.find(presented("k"))
-        path.prover.go.release()
+        path.verifier.go.release()
         assert await last
 
     on_path(test)
@@ -184,7 +184,7 @@ def test_a_run_that_its_callers_left_counts() -> None:
     async def test(path: Path) -> None:
         for secret in ("wrong", "also wrong"):
             gone = path.find(presented("k", secret))
-            await soon(lambda secret=secret: f"k/{secret}" in path.prover.runs)
+            await soon(lambda secret=secret: f"k/{secret}" in path.verifier.runs)
             gone.cancel()
             await turns()
             assert gone.cancelled()
@@ -192,12 +192,12 @@ def test_a_run_that_its_callers_left_counts() -> None:
             await path.find(presented("k"))
         joins = path.find(presented("k", "wrong"))  # the run can still be shared
         await turns()
-        path.prover.go.release(2)
+        path.verifier.go.release(2)
         assert await joins is None
         await soon(lambda: not path.hotpath._of_a_key)
-        path.prover.go.release()
+        path.verifier.go.release()
         assert await path.find(presented("k"))
-        assert len(path.prover.runs) == 3
+        assert len(path.verifier.runs) == 3
 
     on_path(test)
 
@@ -218,7 +218,7 @@ def test_the_last_one_who_waits() -> None:
         assert not path.hotpath._of_a_key["k"]
         another = path.find(presented("another"))  # the queue has room for one again
         await turns()
-        path.prover.go.release(2)
+        path.verifier.go.release(2)
         assert await busy
         assert await another
         await path.runs("busy/right", "another/right")
@@ -237,7 +237,7 @@ def test_who_comes_after_the_last_one_left() -> None:
         gone.cancel()
         await asyncio.sleep(0)
         comes = path.find(presented("k"))
-        path.prover.go.release(2)
+        path.verifier.go.release(2)
         assert await comes
         assert await busy
 
@@ -254,7 +254,7 @@ def test_no_room() -> None:
         await turns()
         refused = await asyncio.gather(*[path.find(presented("c")) for _ in range(3)], return_exceptions=True)
         assert [type(each) for each in refused] == [Overloaded] * 3
-        path.prover.go.release(2)
+        path.verifier.go.release(2)
         assert all(await asyncio.gather(*calls))
 
     on_path(test, places=1, waiting=1)
@@ -268,7 +268,7 @@ def test_a_project_does_not_take_all_places() -> None:
         await path.runs("k0/right")
         calls.append(path.find(presented("theirs", project="globex")))
         await path.runs("k0/right", "theirs/right")
-        path.prover.go.release(4)
+        path.verifier.go.release(4)
         assert all(await asyncio.gather(*calls))
 
     on_path(test, places=2, share=1)
@@ -279,14 +279,14 @@ def test_a_run_that_fails(gone: bool) -> None:
     """A failed run fails for all calls that share it; if they have left, the failure is dropped."""
 
     async def test(path: Path) -> None:
-        path.prover.failure = ZeroDivisionError()
+        path.verifier.failure = ZeroDivisionError()
         calls = [path.find(presented("k")) for _ in range(2)]
         await path.runs("k/right")
         if gone:
             for call in calls:
                 call.cancel()
             await turns()
-        path.prover.go.release()
+        path.verifier.go.release()
         failed = await asyncio.gather(*calls, return_exceptions=True)
         expected = asyncio.CancelledError if gone else ZeroDivisionError
         assert [type(each) for each in failed] == [expected] * 2
@@ -309,13 +309,13 @@ def test_no_secret_is_shown() -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 def test_an_older_view_where_that_is_allowed(at_once: bool) -> None:
     """While the database is away, --stale-if-error applies, whichever question fails."""
-    prover = Prover()
+    verifier = FakeVerifier()
     hotpath = HotPath(
-        cast("Verifier", prover), cast("Glance", Away(at_once)), cast("Gathering", None), cast("Lane", None)
+        cast("Verifier", verifier), cast("Glance", Away(at_once)), cast("Gathering", None), cast("Lane", None)
     )
     with pytest.raises(StoreUnavailable):
         asyncio.run(hotpath.view())
-    prover.stale = View(7, 5)
+    verifier.stale = View(7, 5)
     assert asyncio.run(hotpath.view()) == View(7, 5)
     with pytest.raises(StoreUnavailable):
         asyncio.run(hotpath.view(fully_consistent=True))

@@ -10,15 +10,23 @@ import pytest
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import InvalidFields
 from tumbler_server.keys import rules
-from tumbler_server.keys.rules import MAX_CIDRS, MAX_GRACE, MAX_ROTATION_INTERVAL, MAX_SCOPES, MAX_TTL, Check, is_scope
+from tumbler_server.keys.rules import (
+    MAX_CIDRS,
+    MAX_GRACE,
+    MAX_ROTATION_INTERVAL,
+    MAX_SCOPES,
+    MAX_TTL,
+    Validation,
+    is_scope,
+)
 
 UUID = "123e4567-e89b-42d3-a456-426614174000"
 NOW = 1_893_456_000_000_000
 
 
-def broken(rule: Callable[[Check], Any]) -> list[str]:
+def broken(rule: Callable[[Validation], Any]) -> list[str]:
     """Return the paths of the fields that violate a rule."""
-    check = Check()
+    check = Validation()
     rule(check)
     try:
         check.done()
@@ -27,9 +35,9 @@ def broken(rule: Callable[[Check], Any]) -> list[str]:
     return []
 
 
-def returned(rule: Callable[[Check], Any]) -> Any:
+def returned(rule: Callable[[Validation], Any]) -> Any:
     """Return what a rule returns for a valid value."""
-    check = Check()
+    check = Validation()
     value = rule(check)
     check.done()
     return value
@@ -409,7 +417,7 @@ class TestCheck:
     def test_all_together(self) -> None:
         """One error lists all violations."""
 
-        def rules(check: Check) -> None:
+        def rules(check: Validation) -> None:
             check.name("name", "a")
             check.granted_scopes("scopes", ["ok", "not ok"])
             check.ttl("ttl", 0)
@@ -418,7 +426,7 @@ class TestCheck:
 
     def test_nothing_wrong(self) -> None:
         """A check without violations raises nothing."""
-        Check().done()
+        Validation().done()
 
     @pytest.mark.parametrize(
         "rule",
@@ -443,10 +451,10 @@ class TestCheck:
             "a key of metadata", "a value of metadata", "cidrs", "address", "request_id", "rotation",
         ],
     )  # fmt: skip
-    def test_no_value_is_quoted(self, rule: Callable[[Check, str], object]) -> None:
+    def test_no_value_is_quoted(self, rule: Callable[[Validation, str], object]) -> None:
         """A key that was pasted into any field is refused, and no part of it appears in the error."""
         pasted = "tmb_" + string.ascii_letters[:16] + "_" + string.ascii_letters[:49]
-        check = Check()
+        check = Validation()
         rule(check, pasted)
         with pytest.raises(InvalidFields) as refused:
             check.done()

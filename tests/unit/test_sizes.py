@@ -14,7 +14,7 @@ from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events import log
 from tumbler_server.events.log import Event
 from tumbler_server.events.ring import Ring
-from tumbler_server.keys import deliveries, record
+from tumbler_server.keys import record, webhook_admin
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.limits import ANSWER_BYTES
@@ -133,7 +133,7 @@ class TestAsSent:
             state=1, attempts=30_000, event_time=NOW + 1, last_attempt_time=NOW + 1, next_attempt_time=NOW + 1,
             last_status=599, last_error=sign * 200,
         )  # fmt: skip
-        assert responses.delivery(row).ByteSize() <= deliveries._weight(row)
+        assert responses.delivery(row).ByteSize() <= webhook_admin._weight(row)
 
 
 class TestCut:

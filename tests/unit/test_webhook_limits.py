@@ -11,15 +11,15 @@ from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tumbler_server import errors
 from tumbler_server.clock import HOUR, MINUTE
-from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import Key
+from tumbler_server.keys.webhook_admin import WebhookAdmin
 from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
 from tumbler_server.store.database import Store
 from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow, EventRow
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.outbox import Outbox
 
 URL = "https://hooks.example.com/in"
@@ -191,11 +191,11 @@ class TestPending:
         lease.keep()
         return lambda: outbox.work(lease)
 
-    def waiting(self, domain: Domain, project_id: str = "acme") -> list[tuple[str, State]]:
+    def waiting(self, domain: Domain, project_id: str = "acme") -> list[tuple[str, DeliveryState]]:
         """Return each delivery's revoke comment and its state, for one project."""
         query = DeliveryRow.select().where(DeliveryRow.project_id == project_id).order_by(DeliveryRow.revision)
         rows = domain.store.select(query)
-        return [(json.loads(row.detail)["comment"], State(row.state)) for row in rows]
+        return [(json.loads(row.detail)["comment"], DeliveryState(row.state)) for row in rows]
 
     def revoke(self, domain: Domain, *comments: str, project_id: str = "acme") -> None:
         """Create and revoke keys with a URL, one for each comment."""
@@ -211,7 +211,7 @@ class TestPending:
         self.revoke(domain, "c", "d", "e")
         outbox()
         outbox()
-        given_up, left = State.FAILED, State.PENDING
+        given_up, left = DeliveryState.FAILED, DeliveryState.PENDING
         assert self.waiting(domain) == [("a", given_up), ("b", given_up), ("c", left), ("d", left), ("e", left)]
         assert self.waiting(domain, "globex") == [("z", left)]
         (error,) = {row.last_error for row in domain.store.select(DeliveryRow.select()) if row.state == given_up}
@@ -235,12 +235,12 @@ class TestPending:
 
     def test_redeliver(self, domain: Domain, outbox: Callable[[], None]) -> None:
         """Redeliver is refused while the maximum is pending."""
-        deliveries = Deliveries(
+        deliveries = WebhookAdmin(
             domain.store, open_opaque_tokens(domain.store), domain.endpoints, domain.clock, most_pending=3
         )
         self.revoke(domain, "a", "b", "c", "d")
         outbox()
-        (given_up,) = domain.store.select(DeliveryRow.select().where(DeliveryRow.state == int(State.FAILED)))
+        (given_up,) = domain.store.select(DeliveryRow.select().where(DeliveryRow.state == int(DeliveryState.FAILED)))
         with pytest.raises(errors.LimitReached):
             deliveries.redeliver(OPERATOR, given_up.id)
         domain.store.write_serialized(
@@ -248,4 +248,4 @@ class TestPending:
                 DeliveryRow.delete().where(DeliveryRow.revision == given_up.revision + 2)
             )
         )
-        assert deliveries.redeliver(OPERATOR, given_up.id).state == int(State.PENDING)
+        assert deliveries.redeliver(OPERATOR, given_up.id).state == int(DeliveryState.PENDING)

@@ -20,10 +20,10 @@ from tumbler_server.clock import DAY, SECOND
 from tumbler_server.errors import SetupError
 from tumbler_server.webhooks.network import MOST_TRIED
 from tumbler_server.webhooks.post import Answer, Poster, Unsent
-from tumbler_server.webhooks.targets import Resolver, Rules
+from tumbler_server.webhooks.targets import Resolver, TargetRules
 
-NETWORK = Rules(networks=(IPv4Network("127.0.0.0/8"),))
-LOOPBACK = Rules(loopback=True)
+NETWORK = TargetRules(networks=(IPv4Network("127.0.0.0/8"),))
+LOOPBACK = TargetRules(loopback=True)
 
 BODY = b'{"type": "key.rotated"}'
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1"}
@@ -244,7 +244,7 @@ class Tunnel:
 class TestProxy:
     """Posts through an operator's proxy."""
 
-    RULES = Rules(proxied=True)
+    RULES = TargetRules(proxied=True)
 
     @pytest.mark.parametrize(
         ("url", "authority_form", "host", "sni"),
@@ -315,14 +315,14 @@ class TestSetup:
     def test_proxy(self, proxy: str) -> None:
         """A proxy must have the documented form, and the error does not quote it, because it may contain a password."""
         with pytest.raises(SetupError, match=r"^--webhook-proxy must be http://\[") as refused:
-            Poster(Rules(proxied=True), Resolver(), proxy)
+            Poster(TargetRules(proxied=True), Resolver(), proxy)
         assert "hunter2" not in str(refused.value)
 
     @pytest.mark.parametrize(("proxied", "proxy"), [(True, ""), (False, "http://proxy.test:3128")])
     def test_half(self, proxied: bool, proxy: str) -> None:
         """Rules that do not match the proxy setting raise ValueError: otherwise no side would check names."""
         with pytest.raises(ValueError, match=r"^the rules must say whether there is a proxy$"):
-            Poster(Rules(proxied=proxied), Resolver(), proxy)
+            Poster(TargetRules(proxied=proxied), Resolver(), proxy)
 
     @pytest.mark.parametrize("content", [None, "", "no certificate"])
     def test_ca_file(self, content: str | None, tmp_path: Path) -> None:
@@ -331,4 +331,4 @@ class TestSetup:
         if content is not None:
             file.write_text(content)
         with pytest.raises(SetupError, match=r"^--webhook-ca-file cannot be read"):
-            Poster(Rules(), Resolver(), ca_file=file)
+            Poster(TargetRules(), Resolver(), ca_file=file)

@@ -20,8 +20,8 @@ from tumbler_server.webhooks.targets import (
     Judge,
     Refused,
     Resolver,
-    Rules,
     Target,
+    TargetRules,
     Unresolvable,
     parse,
     permitted,
@@ -30,9 +30,9 @@ from tumbler_server.webhooks.targets import (
 PATIENCE = 30.0
 """How long a test waits before it fails, in seconds."""
 
-PUBLIC = Rules()
-LOOPBACK = Rules(loopback=True)
-PROXIED = Rules(proxied=True)
+PUBLIC = TargetRules()
+LOOPBACK = TargetRules(loopback=True)
+PROXIED = TargetRules(proxied=True)
 
 HOOK = parse("https://hooks.example.com/", PUBLIC)
 
@@ -107,7 +107,7 @@ class TestParse:
         assert "hunter2" not in repr(parse("https://hooks.example.com/hunter2", PUBLIC))
 
 
-def is_accepted(url: str, rules: Rules) -> bool:
+def is_accepted(url: str, rules: TargetRules) -> bool:
     """Return whether a URL is accepted."""
     try:
         parse(url, rules)
@@ -157,7 +157,7 @@ class TestLoopback:
 class TestHosts:
     """What ``hosts`` permits."""
 
-    RULES = Rules(hosts=("hooks.example.com", "*.Example.org", "10.0.0.1"))
+    RULES = TargetRules(hosts=("hooks.example.com", "*.Example.org", "10.0.0.1"))
 
     @pytest.mark.parametrize(
         ("host", "accepted"),
@@ -182,7 +182,7 @@ class TestHosts:
 class TestNetworks:
     """What ``networks`` allows."""
 
-    RULES = Rules(networks=(IPv4Network("10.1.0.0/16"), IPv6Network("fd00:1::/32")))
+    RULES = TargetRules(networks=(IPv4Network("10.1.0.0/16"), IPv6Network("fd00:1::/32")))
 
     @pytest.mark.parametrize(
         ("address", "answer"),

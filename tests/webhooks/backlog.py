@@ -9,7 +9,7 @@ from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import DeliveryRow, EndpointRow, OutboxRow
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.endpoints import Endpoints
 
 
@@ -38,7 +38,7 @@ def pile_up(
             {
                 "revision": first + number, "id": f"msg_{first + number}", "endpoint_id": ids[url],
                 "project_id": project_id, "key_id": key_id, "url": url, "type": int(EventType.REVOKED),
-                "event_time": now, "detail": "{}", "state": int(State.PENDING), "give_up_time": NEVER,
+                "event_time": now, "detail": "{}", "state": int(DeliveryState.PENDING), "give_up_time": NEVER,
                 "next_attempt_time": now,
             }
             for number, url in enumerate(url for url in urls for _ in range(each))

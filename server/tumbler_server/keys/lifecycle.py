@@ -20,7 +20,7 @@ from tumbler_server.keys.differences import UPDATABLE
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Issued, Ledger, Snapshot
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.store.database import Read, Transaction
 from tumbler_server.webhooks.endpoints import Endpoints
 
@@ -77,7 +77,7 @@ class Lifecycle:
 
     def get(self, caller: Key, key_id: str) -> Snapshot:
         """Return a key. Raises ``InvalidFields``, ``KeyNotFound``."""
-        check = Check()
+        check = Validation()
         check.key_id("key_id", key_id)
         check.done()
         key = self._ledger.load(self._ledger.read, caller, key_id)
@@ -89,7 +89,7 @@ class Lifecycle:
         Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``RequestIdReused``, ``WebhooksNeedPepper``,
         ``LimitReached``, ``Overloaded``.
         """
-        check = Check()
+        check = Validation()
         check.project("project_id", draft.project_id)
         check.filter("environment_id", draft.environment_id)
         prefix = check.prefix("prefix", draft.prefix, self._default_prefix)
@@ -118,7 +118,7 @@ class Lifecycle:
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``,
         ``SelfWidening``, ``ScopeMissing``, ``WebhooksNeedPepper``, ``LimitReached``, ``Overloaded``.
         """
-        check = Check()
+        check = Validation()
         check.key_id("api_key.id", edit.key_id)
         if not edit.fields:
             check.fail("update_mask", f"must name at least one of {', '.join(UPDATABLE)}")
@@ -163,7 +163,7 @@ class Lifecycle:
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``.
         Activation also raises ``ScopeEscalation`` and ``SelfWidening``.
         """
-        check = Check()
+        check = Validation()
         check.key_id("key_id", key_id)
         check.done()
         return self._ledger.write(
@@ -174,7 +174,7 @@ class Lifecycle:
         self, caller: Key, project_id: str, environment_id: str, name: str, active: bool
     ) -> Snapshot:
         """Do as ``set_active`` does, for the key with a name. Also raises ``OtherProject``, ``NameIsAmbiguous``."""
-        check = Check()
+        check = Validation()
         check.filter("by_name.project_id", project_id)
         check.filter("by_name.environment_id", environment_id)
         if not name:
@@ -196,7 +196,7 @@ class Lifecycle:
 
     def revoke(self, caller: Key, key_id: str, reason: int, comment: str) -> Snapshot:
         """Revoke a key permanently. Revoking it again changes nothing. Raises ``InvalidFields``, ``KeyNotFound``."""
-        check = Check()
+        check = Validation()
         check.key_id("key_id", key_id)
         check.text("comment", comment, 1_024)
         if reason not in record.REVOKE_REASONS:
@@ -212,7 +212,7 @@ class Lifecycle:
 
         return self._ledger.write(work, urgent=True)
 
-    def _demand_future(self, check: Check, edit: Edit, now: int) -> None:
+    def _demand_future(self, check: Validation, edit: Edit, now: int) -> None:
         if "expire_time" in edit.fields:
             check.in_future("api_key.expire_time", edit.draft.expire_time, now)
         check.done()
@@ -243,14 +243,14 @@ class Lifecycle:
 
         The lookup can take a second, so call this after all other checks and never in a transaction.
         """
-        check = Check()
+        check = Validation()
         check.webhook(field, url, lambda url: self._endpoints.judge.look_up(url, caller.project_id))
         check.done()
 
     def _drafted(self, caller: Key, draft: Draft, values: Mapping[str, Any]) -> Key:
         """Return the key that a draft describes, created now. Raises ``InvalidFields``."""
         now = self._ledger.clock()
-        check = Check()
+        check = Validation()
         check.in_future("expire_time", draft.expire_time, now)
         check.done()
         expire_time = ledger.expiry(draft.expire_time, draft.ttl, now, otherwise=NEVER)
@@ -286,7 +286,7 @@ class Lifecycle:
 
         return self._ledger.write(work)
 
-    def _checked(self, check: Check, draft: Draft, path: str) -> dict[str, Any]:
+    def _checked(self, check: Validation, draft: Draft, path: str) -> dict[str, Any]:
         """Check the fields that Create and Update share, and return their stored form."""
         return {
             "name": check.name(f"{path}name", draft.name),

@@ -8,7 +8,7 @@ from tumbler_server.keys import access, record
 from tumbler_server.keys.finder import Filter, Finder, Place
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.limits import LIST_SKIP
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
 from tumbler_server.store.database import Store
@@ -83,7 +83,7 @@ class Listing:
         )
 
     def _check(self, query: Query) -> tuple[str, bool, int]:
-        check = Check()
+        check = Validation()
         check.filter("project_id", query.project_id)
         check.filter("environment_id", query.environment_id)
         check.text("owner_id", query.owner_id, 255)

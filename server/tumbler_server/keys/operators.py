@@ -9,7 +9,7 @@ from tumbler_server.keys import record, schedule
 from tumbler_server.keys.access import OPERATORS
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.secrets.secret import HashedSecret, NewKey
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import STANDING, ApiKeyRow, ApiKeyScopeRow
@@ -53,7 +53,7 @@ def issue(
     ``command`` is the actor's name in its event. With ``revoke_others``, all other operators' keys are revoked.
     Raises ``InvalidFields`` for an invalid name, and whatever ``demand`` raises.
     """
-    check = Check()
+    check = Validation()
     check.name("name", name)
     check.done()
     actor = Actor("", command)

@@ -9,7 +9,7 @@ from tumbler_server.keys import access, idempotency, ledger, record, schedule, w
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.secrets.secret import HashedSecret, NewKey
 from tumbler_server.store.database import Read, Transaction
@@ -48,7 +48,7 @@ class Rotations:
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
         ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``, ``LimitReached``.
         """
-        check = Check()
+        check = Validation()
         check.key_id("key_id", rotation.key_id)
         ends = check.grace(rotation.grace, rotation.old_key_ends)
         check.ttl("ttl", rotation.ttl)
@@ -91,7 +91,7 @@ class Rotations:
         Raises ``InvalidFields``, ``ClaimTokenInvalid``, ``ClaimOutdated``, ``KeyIsRevoked``, ``KeyIsSuperseded``,
         ``KeyIsExpired``, ``LimitReached``.
         """
-        check = Check()
+        check = Validation()
         ends = check.grace(grace, old_key_ends)
         check.done()
         key_id, due_revision = self.read_claim(token)
@@ -170,6 +170,6 @@ class Rotations:
             raise KeyIsSuperseded(key.id, key.replaced_by_key_id)
         if self._ledger.clock() >= key.expire_time:
             raise KeyIsExpired(key.id)
-        check = Check()
+        check = Validation()
         check.record("api_key.", key)  # the successor would copy it; an Update can make it smaller
         check.done()

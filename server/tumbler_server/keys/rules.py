@@ -1,7 +1,7 @@
 """Validation of request fields. Each rule is stated here once, in code and in words.
 
-A ``Check`` collects all violations, so a caller sees them in one response. A violation never quotes the value: it may
-be a secret pasted into the wrong field.
+A ``Validation`` collects all violations, so a caller sees them in one response. A violation never quotes the value: it
+may be a secret pasted into the wrong field.
 """
 
 import enum
@@ -42,7 +42,7 @@ def is_scope(text: str) -> bool:
     return len(text) <= ENTRY_LENGTHS["scopes"] and _GRANTED_SCOPE.fullmatch(text) is not None
 
 
-class Check:
+class Validation:
     """Collects violations. ``done`` raises them together."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from tumbler_server.events.log import Event, EventType, sent
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
 from tumbler_server.store.database import Store
 
@@ -59,7 +59,7 @@ class Trail:
 
 
 def _check(query: EventQuery) -> int:
-    check = Check()
+    check = Validation()
     check.filter("project_id", query.project_id)
     if query.key_id:
         check.key_id("key_id", query.key_id)

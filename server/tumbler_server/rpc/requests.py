@@ -16,15 +16,15 @@ from tumbler_server import limits
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
-from tumbler_server.keys.deliveries import DeliveryQuery
 from tumbler_server.keys.differences import UPDATABLE
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rotation import DEFAULT_GRACE, Rotation
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.keys.trail import EventQuery
+from tumbler_server.keys.webhook_admin import DeliveryQuery
 from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import WatchQuery
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
@@ -186,7 +186,7 @@ def _checked(
     own: str, project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str
 ) -> Demand:
     """Return the conditions that a key must meet, checked. ``own`` is the project to use if the request names none."""
-    check = Check()
+    check = Validation()
     check.filter("project_id", project_id)
     check.filter("environment_id", environment_id)
     required = check.required_scopes("required_scopes", required_scopes)
@@ -221,7 +221,7 @@ def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Opaqu
 def watch(caller: Key, request: service_pb.WatchRequest, tokens: OpaqueTokens) -> WatchQuery:
     """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
     demand(request)
-    check = Check()
+    check = Validation()
     check.filter("project_id", request.project_id)
     interval = _optional_span(request, "heartbeat_interval", "heartbeat_interval")
     if interval is None:

@@ -14,12 +14,12 @@ from tumbler_server import calls, metrics
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import Overloaded
 from tumbler_server.keys import access
-from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
+from tumbler_server.keys.webhook_admin import WebhookAdmin
 from tumbler_server.rpc import auth, counting, requests, responses, status
 from tumbler_server.rpc.watch import WatchQuery
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens
@@ -90,7 +90,7 @@ class Servicer(ApiKeyServiceServicer):
         listing: Listing,
         trail: Trail,
         tokens: OpaqueTokens,
-        deliveries: Deliveries,
+        webhook_admin: WebhookAdmin,
         cache_ttl: int,
     ) -> None:
         self.verifier = verifier
@@ -99,7 +99,7 @@ class Servicer(ApiKeyServiceServicer):
         self._listing = listing
         self._trail = trail
         self._tokens = tokens
-        self._deliveries = deliveries
+        self._webhook_admin = webhook_admin
         self._cache_ttl = cache_ttl
 
     def admit(self, context: grpc.ServicerContext, method: str) -> Key:
@@ -272,7 +272,7 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def ListDeliveries(self, caller: Key, request: pb.ListDeliveriesRequest) -> pb.ListDeliveriesResponse:
         """Read a page of deliveries."""
-        page = self._deliveries.page(caller, requests.delivery_query(request))
+        page = self._webhook_admin.page(caller, requests.delivery_query(request))
         return pb.ListDeliveriesResponse(
             deliveries=[responses.delivery(row) for row in page.deliveries], next_page_token=page.next_page_token
         )
@@ -280,7 +280,7 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def Redeliver(self, caller: Key, request: pb.RedeliverRequest) -> pb.RedeliverResponse:
         """Send a webhook again."""
-        row = self._deliveries.redeliver(caller, request.delivery_id)
+        row = self._webhook_admin.redeliver(caller, request.delivery_id)
         return pb.RedeliverResponse(delivery=responses.delivery(row))
 
     @rpc
@@ -288,7 +288,7 @@ class Servicer(ApiKeyServiceServicer):
         self, caller: Key, request: pb.RotateWebhookSecretRequest
     ) -> pb.RotateWebhookSecretResponse:
         """Replace the secret of a webhook's URL."""
-        replaced = self._deliveries.replace_secret(caller, request.project_id, request.webhook_url)
+        replaced = self._webhook_admin.replace_secret(caller, request.project_id, request.webhook_url)
         return pb.RotateWebhookSecretResponse(
             webhook_secret=replaced.text, previous_expire_time=responses.timestamp(replaced.previous_expire_time)
         )

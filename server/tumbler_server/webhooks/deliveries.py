@@ -34,7 +34,7 @@ _PAUSES = (5 * SECOND, 10 * SECOND, 20 * SECOND, 40 * SECOND, MINUTE)
 """Pauses of an endpoint by its number of consecutive failures, whatever else is pending for it."""
 
 
-class State(enum.IntEnum):
+class DeliveryState(enum.IntEnum):
     """The state of a delivery, in the proto's numbers."""
 
     PENDING = 1
@@ -115,11 +115,11 @@ _DUE = (
     f"AND (next_attempt_time <= ? OR (next_attempt_time > ? AND next_attempt_time < {NEVER})) "
     "ORDER BY next_attempt_time, revision LIMIT ?"
 )
-_SAME = f"WHERE revision = ? AND state = {int(State.PENDING)} AND attempts = ? AND give_up_time = ?"
+_SAME = f"WHERE revision = ? AND state = {int(DeliveryState.PENDING)} AND attempts = ? AND give_up_time = ?"
 """Matches the row unless it has changed since it was read."""
 _SETTLED = f"UPDATE webhook_delivery SET state = ?, next_attempt_time = {NEVER} {_SAME}"  # noqa: S608
 _DELIVERED = (
-    f"UPDATE webhook_delivery SET state = {int(State.DELIVERED)}, next_attempt_time = {NEVER}, "  # noqa: S608
+    f"UPDATE webhook_delivery SET state = {int(DeliveryState.DELIVERED)}, next_attempt_time = {NEVER}, "  # noqa: S608
     f"attempts = attempts + 1, tries = tries + 1, last_attempt_time = ?, last_status = ?, last_error = '' {_SAME}"
 )
 _FAILED = (
@@ -135,7 +135,7 @@ _ANSWERED = (
 
 _PENDING = f"SELECT COUNT(*) FROM (SELECT 1 FROM webhook_delivery WHERE {_WAITS} AND project_id = ? LIMIT ?) AS waiting"  # noqa: S608
 _GIVEN_UP = (
-    f"UPDATE webhook_delivery SET state = {int(State.FAILED)}, next_attempt_time = {NEVER}, last_error = ? "  # noqa: S608
+    f"UPDATE webhook_delivery SET state = {int(DeliveryState.FAILED)}, next_attempt_time = {NEVER}, last_error = ? "  # noqa: S608
     f"WHERE revision IN (SELECT revision FROM webhook_delivery WHERE {_WAITS} AND project_id = ? "
     "ORDER BY revision LIMIT ?) RETURNING endpoint_id"
 )
@@ -194,7 +194,7 @@ def explained(read: Read, due: Sequence[Any]) -> set[int]:
     }
 
 
-def settle(transaction: Transaction, settled: Sequence[Delivery], state: State) -> None:
+def settle(transaction: Transaction, settled: Sequence[Delivery], state: DeliveryState) -> None:
     """End deliveries without an attempt."""
     if settled:
         transaction.run_many(_SETTLED, [(int(state), *_unchanged(each)) for each in settled])
@@ -202,29 +202,29 @@ def settle(transaction: Transaction, settled: Sequence[Delivery], state: State) 
         reschedule(transaction, endpoint_id, 0)
 
 
-def record(transaction: Transaction, done: Sequence[tuple[Delivery, Outcome]], now: int) -> list[State]:
+def record(transaction: Transaction, done: Sequence[tuple[Delivery, Outcome]], now: int) -> list[DeliveryState]:
     """Record the outcomes of attempts, and return the new state of each delivery."""
     ends = [(each, outcome, *_next(each, outcome, now)) for each, outcome in done]
-    delivered = [(each, outcome.status) for each, outcome, state, _ in ends if state is State.DELIVERED]
+    delivered = [(each, outcome.status) for each, outcome, state, _ in ends if state is DeliveryState.DELIVERED]
     if delivered:
         transaction.run_many(_DELIVERED, [(now, status, *_unchanged(each)) for each, status in delivered])
         transaction.run_many(_ANSWERED, [(name,) for name in sorted({each.endpoint_id for each, _ in delivered})])
     # Failures last: where an endpoint has answered both ways, it is its patience that counts.
     for each, outcome, state, next_time in ends:
-        if state is not State.DELIVERED:
+        if state is not DeliveryState.DELIVERED:
             _record_failure(transaction, each, outcome, state, next_time, now)
     return [state for *_, state, _ in ends]
 
 
 def _record_failure(
-    transaction: Transaction, delivery: Delivery, outcome: Outcome, state: State, next_time: int, now: int
+    transaction: Transaction, delivery: Delivery, outcome: Outcome, state: DeliveryState, next_time: int, now: int
 ) -> None:
     values = (int(state), next_time, now, outcome.status, outcome.error)
     if not transaction.read(
         _FAILED, (*values, *_unchanged(delivery))
     ):  # another process has sent it in the meantime, or a resend was requested
         return
-    if state is State.ENDPOINT_OFF:
+    if state is DeliveryState.ENDPOINT_OFF:
         _turn_off(transaction, delivery.endpoint_id, now)
     else:
         _note_failure(transaction, delivery.endpoint_id, outcome, now)
@@ -233,9 +233,9 @@ def _record_failure(
 def send_again(transaction: Transaction, delivery: Any, now: int, give_up_time: int) -> None:
     """Make a delivery due at once, with as much time for retries as a new one."""
     transaction.run(
-        DeliveryRow.update(state=int(State.PENDING), tries=0, give_up_time=give_up_time, next_attempt_time=now).where(
-            DeliveryRow.revision == delivery.revision
-        )
+        DeliveryRow.update(
+            state=int(DeliveryState.PENDING), tries=0, give_up_time=give_up_time, next_attempt_time=now
+        ).where(DeliveryRow.revision == delivery.revision)
     )
     transaction.run(
         EndpointRow.update(off_time=NEVER, failures=0, next_attempt_time=now).where(
@@ -277,24 +277,24 @@ def _unchanged(delivery: Delivery) -> tuple[int, int, int]:
     return delivery.revision, delivery.attempts, delivery.give_up_time
 
 
-def _next(delivery: Delivery, outcome: Outcome, now: int) -> tuple[State, int]:
+def _next(delivery: Delivery, outcome: Outcome, now: int) -> tuple[DeliveryState, int]:
     if 200 <= outcome.status < 300 and not outcome.error:
-        return State.DELIVERED, NEVER
+        return DeliveryState.DELIVERED, NEVER
     if outcome.status == 410:
-        return State.ENDPOINT_OFF, NEVER
+        return DeliveryState.ENDPOINT_OFF, NEVER
     delay = DELAYS[min(delivery.tries, len(DELAYS) - 1)]
     next_time = now + int(delay * (1 + JITTER * random.random()))  # noqa: S311 - jitter, no secret
     if outcome.retry_after is not None:
         next_time = max(next_time, now + min(outcome.retry_after, LONGEST_RETRY_AFTER))
     if next_time > delivery.give_up_time:
-        return State.FAILED, NEVER
-    return State.PENDING, next_time
+        return DeliveryState.FAILED, NEVER
+    return DeliveryState.PENDING, next_time
 
 
 def _turn_off(transaction: Transaction, endpoint_id: str, now: int) -> None:
     transaction.run(EndpointRow.update(off_time=now, next_attempt_time=NEVER).where(EndpointRow.id == endpoint_id))
     transaction.run(
-        DeliveryRow.update(state=int(State.ENDPOINT_OFF), next_attempt_time=NEVER).where(
+        DeliveryRow.update(state=int(DeliveryState.ENDPOINT_OFF), next_attempt_time=NEVER).where(
             (DeliveryRow.endpoint_id == endpoint_id) & (DeliveryRow.next_attempt_time < NEVER)
         )
     )

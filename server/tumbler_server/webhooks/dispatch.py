@@ -23,7 +23,7 @@ from tumbler_server.secrets.vault import CannotOpen
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
 from tumbler_server.webhooks import deliveries, messages
-from tumbler_server.webhooks.deliveries import Delivery, Endpoint, Outcome, State
+from tumbler_server.webhooks.deliveries import Delivery, DeliveryState, Endpoint, Outcome
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.messages import ClaimToken
 from tumbler_server.webhooks.post import Answer, Unsent
@@ -52,10 +52,10 @@ PATIENCE = 2.0
 
 _NO_SECRET = Outcome(error="its secret cannot be decrypted, because the pepper is gone: replace the webhook secret")
 _COUNTED = {
-    State.DELIVERED: "delivered",
-    State.PENDING: "failed",
-    State.FAILED: "given_up",
-    State.ENDPOINT_OFF: "endpoint_off",
+    DeliveryState.DELIVERED: "delivered",
+    DeliveryState.PENDING: "failed",
+    DeliveryState.FAILED: "given_up",
+    DeliveryState.ENDPOINT_OFF: "endpoint_off",
 }
 
 Post = Callable[[str, bytes, Mapping[str, str], str], Answer]
@@ -205,16 +205,16 @@ class Dispatch:
     def _hand_out(self, lease: Lease, waiting: Sequence[tuple[Endpoint, Delivery]], now: int) -> None:
         keys = deliveries.keys_of(self._store, [delivery for _, delivery in waiting])
         explained = deliveries.explained(self._store.read, [delivery for _, delivery in waiting])
-        over: dict[State, list[Delivery]] = {State.OUTDATED: [], State.FAILED: []}
+        over: dict[DeliveryState, list[Delivery]] = {DeliveryState.OUTDATED: [], DeliveryState.FAILED: []}
         for endpoint, delivery in waiting:
             key = keys.get(delivery.key_id)
             if delivery.revision not in explained:
                 _log.error("a webhook is not sent: no event explains it", delivery_id=delivery.id)
-                over[State.FAILED].append(delivery)
+                over[DeliveryState.FAILED].append(delivery)
             elif key is None or messages.outdated(delivery, key, now):
-                over[State.OUTDATED].append(delivery)
+                over[DeliveryState.OUTDATED].append(delivery)
             elif now >= delivery.give_up_time:  # no server was there to send it in time
-                over[State.FAILED].append(delivery)
+                over[DeliveryState.FAILED].append(delivery)
             else:
                 self._sending[delivery.revision] = _Underway(endpoint.id, endpoint.project_id, self._doubtful(endpoint))
                 self._waiting.put((endpoint, delivery, messages.body(delivery, key, self._claim_token)))

@@ -168,7 +168,7 @@ class _Connection(httpcore.NetworkStream):
 
 
 class _Tls(httpcore.NetworkStream):
-    """TLS over a connection, by memory buffers. On a socket, OpenSSL's read goes on for as long as data keeps coming."""
+    """TLS over a connection by memory buffers. On a socket, OpenSSL's read goes on for as long as data keeps coming."""
 
     def __init__(self, connection: _Connection, context: ssl.SSLContext, name: str) -> None:
         self._connection = connection

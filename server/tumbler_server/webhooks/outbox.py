@@ -15,7 +15,7 @@ from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ApiKeyRow, EndpointRow, OutboxRow
 from tumbler_server.webhooks import deliveries
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.messages import TYPES
 
 BATCH = 200
@@ -126,7 +126,7 @@ def _row(event: Event, endpoint: Any, now: int) -> tuple[object, ...]:
         event.type,
         event.time,
         event.detail_json,
-        int(State.ENDPOINT_OFF if off else State.PENDING),
+        int(DeliveryState.ENDPOINT_OFF if off else DeliveryState.PENDING),
         now + GIVE_UP_AFTER,
         NEVER if off else now,
     )

@@ -16,7 +16,7 @@ import httpcore
 from tumbler_server.clock import SECOND, Clock, system_clock
 from tumbler_server.errors import SetupError
 from tumbler_server.webhooks.network import Deadline, Dialer, Unsent
-from tumbler_server.webhooks.targets import Refused, Resolver, Rules, Target, Unresolvable, by_proxy, parse
+from tumbler_server.webhooks.targets import Refused, Resolver, Target, TargetRules, Unresolvable, by_proxy, parse
 
 __all__ = ["Answer", "Poster", "Unsent"]
 
@@ -61,7 +61,7 @@ class Poster:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: TargetRules,
         resolver: Resolver,
         proxy: str = "",
         ca_file: Path | None = None,

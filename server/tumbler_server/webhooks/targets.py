@@ -87,7 +87,7 @@ class Unresolvable(Exception):
 
 
 @dataclass(frozen=True)
-class Rules:
+class TargetRules:
     """The targets that an operator lets webhooks reach, beyond the public internet by https.
 
     ``loopback`` opens 127.0.0.1 and ::1, and ``localhost`` if it resolves only to these, for https and http.
@@ -130,7 +130,7 @@ class Target:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def parse(url: str, rules: Rules) -> Target:
+def parse(url: str, rules: TargetRules) -> Target:
     """Parse a URL. Raises ``Refused`` unless it passes every rule that needs no look-up of its name.
 
     Notations that programs read differently are refused, not interpreted: a user name, a backslash, 0x7f.1.
@@ -167,7 +167,7 @@ def parse(url: str, rules: Rules) -> Target:
     return target
 
 
-def permitted(address: str, target: Target, rules: Rules) -> bool:
+def permitted(address: str, target: Target, rules: TargetRules) -> bool:
     """Return whether an address of a target, a literal as ``getaddrinfo`` returns it, may be dialled."""
     try:
         ip = ipaddress.ip_address(address)
@@ -182,7 +182,7 @@ def permitted(address: str, target: Target, rules: Rules) -> bool:
     return any(ip in network for network in rules.networks) or not _special(ip)
 
 
-def by_proxy(target: Target, rules: Rules) -> bool:
+def by_proxy(target: Target, rules: TargetRules) -> bool:
     """Return whether to reach a target by the operator's proxy. This machine's local targets are not local to it."""
     return rules.proxied and not target.local
 
@@ -203,7 +203,7 @@ class Resolver:
         self._changed = threading.Condition()
         self._closed = False
 
-    def addresses(self, target: Target, rules: Rules, timeout: float, project_id: str = "") -> list[str]:
+    def addresses(self, target: Target, rules: TargetRules, timeout: float, project_id: str = "") -> list[str]:
         """Return all addresses of a target, in the order to try them. Each is permitted.
 
         Raises ``Refused`` if one is not, and ``Unresolvable`` if there is none after ``timeout`` seconds.
@@ -279,7 +279,7 @@ class Judge:
     """
 
     def __init__(
-        self, rules: Rules, resolver: Resolver, patience: float = JUDGING, monotonic: Clock = clocks.monotonic
+        self, rules: TargetRules, resolver: Resolver, patience: float = JUDGING, monotonic: Clock = clocks.monotonic
     ) -> None:
         self._rules = rules
         self._resolver = resolver
@@ -361,7 +361,7 @@ def _fits(host: str, pattern: str) -> bool:
     return host == pattern.lower()
 
 
-def _demand(addresses: Iterable[str], target: Target, rules: Rules) -> None:
+def _demand(addresses: Iterable[str], target: Target, rules: TargetRules) -> None:
     # One address that is not permitted refuses them all: a receiver has no reason to mix such an address with others.
     if not all(permitted(address, target, rules) for address in addresses):
         raise Refused(_INSIDE)

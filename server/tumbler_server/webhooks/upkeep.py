@@ -9,7 +9,7 @@ from tumbler_server.secrets.vault import CannotOpen
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import DeliveryRow, EndpointRow
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.endpoints import Endpoints
 
 INTERVAL = HOUR
@@ -65,7 +65,7 @@ class Upkeep:
 
     def _remove(self, transaction: Transaction, lease: Lease, before: int) -> int:
         lease.guard(transaction)
-        over = (DeliveryRow.revision < before) & (DeliveryRow.state != int(State.PENDING))
+        over = (DeliveryRow.revision < before) & (DeliveryRow.state != int(DeliveryState.PENDING))
         oldest = DeliveryRow.select(DeliveryRow.revision).where(over).order_by(DeliveryRow.revision).limit(BATCH)
         revisions = [row.revision for row in transaction.select(oldest)]
         return transaction.change(DeliveryRow.delete().where(DeliveryRow.revision.in_(revisions))) if revisions else 0

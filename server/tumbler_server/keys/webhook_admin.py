@@ -12,13 +12,13 @@ from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Validation
 from tumbler_server.limits import LENGTHS, WEBHOOKS_PENDING
 from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries, messages
-from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.endpoints import Endpoints, Replaced
 from tumbler_server.webhooks.outbox import GIVE_UP_AFTER
 
@@ -58,7 +58,7 @@ class DeliveryPage:
     next_page_token: str
 
 
-class Deliveries:
+class WebhookAdmin:
     """Lists deliveries, redelivers them and replaces endpoint secrets."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Deliveries:
 
         Raises ``InvalidFields``, ``DeliveryNotFound``, ``DeliveryOutdated``, ``EndpointNotFound``, ``LimitReached``.
         """
-        check = Check()
+        check = Validation()
         if not delivery_id:
             check.fail("delivery_id", "is required")
         check.text("delivery_id", delivery_id, _LONGEST_ID)
@@ -140,7 +140,7 @@ class Deliveries:
         Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``EndpointNotFound``, ``LimitReached``,
         ``WebhooksNeedPepper``.
         """
-        check = Check()
+        check = Validation()
         check.filter("project_id", project_id)
         if not url:
             check.fail("webhook_url", "is required")
@@ -169,11 +169,11 @@ class Deliveries:
 
 
 def _check(query: DeliveryQuery) -> int:
-    check = Check()
+    check = Validation()
     check.filter("project_id", query.project_id)
     if query.key_id:
         check.key_id("key_id", query.key_id)
-    check.named("states", query.states, State)
+    check.named("states", query.states, DeliveryState)
     size = check.page_size("page_size", query.page_size)
     check.done()
     return size
