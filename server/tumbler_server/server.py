@@ -45,7 +45,7 @@ from tumbler_server.rpc.policing import Policing
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.shedding import Shedding
-from tumbler_server.rpc.spreading import Turns
+from tumbler_server.rpc.spreading import VerifyTurns
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.vitals import Vitals
 from tumbler_server.rpc.watch import Watching
@@ -220,7 +220,9 @@ def build_core(
     hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, monotonic, streams)
     watching = Watching(hub, lifecycle, tokens, clock)
     shedding = Shedding()
-    engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
+    engine = Engine(
+        SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), VerifyTurns(shares.VERIFY_CROWD)), lanes
+    )
     poller = Poller(store, tail, config.max_staleness)
     retention = Retention(store, timekeeper.now, config.event_retention)
     roster = Roster(store, [pepper.id for pepper in peppers], clock, monotonic)

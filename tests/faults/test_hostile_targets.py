@@ -18,7 +18,7 @@ import pytest
 
 from tests.domain import judge
 from tests.receivers import Authority, Behave, Receiver, answer, full_backlog, read_request
-from tumbler_server.webhooks.post import LONGEST_BODY, Answer, Poster, Unsent
+from tumbler_server.webhooks.post import LONGEST_BODY, HttpResponse, Poster, PostFailed
 from tumbler_server.webhooks.targets import Refused, Resolver, TargetRules
 
 HEADERS = {"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmF0dXJl"}
@@ -94,13 +94,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
-def post(poster: Poster, url: str, timeout: float = LONG, body: bytes = b"{}") -> Answer | str:
+def post(poster: Poster, url: str, timeout: float = LONG, body: bytes = b"{}") -> HttpResponse | str:
     """Post, and return the response, or the reason why there is none. Assert that it ends by the timeout."""
     start = time.monotonic()
     try:
         return poster.post(url, body, HEADERS)
-    except Unsent as unsent:
-        return unsent.reason
+    except PostFailed as failed:
+        return failed.reason
     finally:
         assert time.monotonic() - start < timeout + MARGIN
 
@@ -385,10 +385,10 @@ NO_ANSWER = "no complete HTTP response"
 TOO_LONG = "the response is too long"
 NO_HANDSHAKE = "TLS failed: the handshake was aborted"
 OK = b"HTTP/1.1 200 OK\r\n"
-FOUND = Answer(200, None)
+FOUND = HttpResponse(200, None)
 DRIP = 0.02
 
-HOLDING: dict[str, tuple[Behave, Answer | str]] = {
+HOLDING: dict[str, tuple[Behave, HttpResponse | str]] = {
     "never answers": (stalls, HELD),
     "never reads": (deaf, HELD),
     "stalls in the status line": (sends(b"HTTP/1.1 2", then=b"", pause=60), HELD),
@@ -410,7 +410,7 @@ HOLDING: dict[str, tuple[Behave, Answer | str]] = {
 
 FLOOD = b"x" * 16_384
 
-FLOODING: dict[str, tuple[Behave, Answer | str]] = {
+FLOODING: dict[str, tuple[Behave, HttpResponse | str]] = {
     "endless status line": (sends(b"HTTP/1.1 200 ", then=FLOOD), NO_ANSWER),
     "endless header": (sends(OK + b"X: ", then=FLOOD), NO_ANSWER),
     "endless headers": (sends(OK, then=b"X: y\r\n" * 2_000), NO_ANSWER),
@@ -432,7 +432,7 @@ FLOODING: dict[str, tuple[Behave, Answer | str]] = {
 }
 """Behaviors that would fill the memory, with the outcome of the post at a limit."""
 
-BROKEN_HTTP: dict[str, tuple[Behave, Answer | str]] = {
+BROKEN_HTTP: dict[str, tuple[Behave, HttpResponse | str]] = {
     "closes at once": (closes, NO_ANSWER),
     "closes after the request": (sends(), NO_ANSWER),
     "closes in the headers": (sends(OK + b"X: y"), NO_ANSWER),
@@ -460,13 +460,13 @@ MISBEHAVIOURS = {**HOLDING, **FLOODING, **BROKEN_HTTP}
 
 
 @pytest.fixture(scope="module")
-def outcomes(authority: Authority) -> dict[tuple[str, bool], Answer | str]:
+def outcomes(authority: Authority) -> dict[tuple[str, bool], HttpResponse | str]:
     """Return the outcome of a post to each bad receiver, with and without TLS. The posts run in parallel."""
     poster = Poster(BOTH, Resolver(Names(["127.0.0.1"])), ca_file=authority.file, timeout=HOLD)
     patient = Poster(BOTH, Resolver(Names(["127.0.0.1"])), ca_file=authority.file, timeout=LONG)
     tls = authority.context("hooks.test")
 
-    def outcome(case: tuple[str, bool]) -> Answer | str:
+    def outcome(case: tuple[str, bool]) -> HttpResponse | str:
         how, by_tls = case
         with Receiver(MISBEHAVIOURS[how][0], tls if by_tls else None) as receiver:
             host = "https://hooks.test" if by_tls else "http://127.0.0.1"
@@ -484,7 +484,7 @@ class TestReceivers:
 
     @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
     @pytest.mark.parametrize("how", MISBEHAVIOURS)
-    def test_ends(self, how: str, tls: bool, outcomes: dict[tuple[str, bool], Answer | str]) -> None:
+    def test_ends(self, how: str, tls: bool, outcomes: dict[tuple[str, bool], HttpResponse | str]) -> None:
         """A post ends by the timeout, with a reason in our own words. A status that has arrived counts."""
         assert outcomes[how, tls] == MISBEHAVIOURS[how][1]
 
@@ -497,7 +497,7 @@ class TestReceivers:
             answer(f"{status} Elsewhere", f"Location: {location}", f"Refresh: 0; url={location}")
         ) as receiver:
             found = post(Poster(LOOPBACK, Resolver()), f"http://127.0.0.1:{receiver.port}/")
-            assert found == Answer(status, None)
+            assert found == HttpResponse(status, None)
             assert dialled == [("127.0.0.1", receiver.port)]
 
     def test_little_is_read(self) -> None:
@@ -547,7 +547,7 @@ class TestReceivers:
         caplog.set_level(logging.DEBUG)
         with Receiver(answer("500 hunter2", "X: hunter2", body=b"hunter2")) as receiver:
             found = post(Poster(LOOPBACK, Resolver()), f"http://127.0.0.1:{receiver.port}/hunter3")
-        assert found == Answer(500, None)
+        assert found == HttpResponse(500, None)
         assert not {"hunter2", "hunter3", HEADERS["webhook-signature"]} & set(caplog.text.split())
         assert "hunter" not in caplog.text
 
@@ -582,7 +582,7 @@ class TestTls:
     """Receivers with bad TLS. None gets a byte of the webhook."""
 
     @staticmethod
-    def found(authority: Authority, tls: ssl.SSLContext, host: str = "hooks.test") -> Answer | str:
+    def found(authority: Authority, tls: ssl.SSLContext, host: str = "hooks.test") -> HttpResponse | str:
         """Post to a receiver with this TLS, and assert that it saw no request."""
         seen: list[bytes] = []
 

@@ -927,7 +927,7 @@ MUTANTS = (
     ),
     Mutant(
         "one project takes all the senders",
-        "webhooks/shares.py",
+        "webhooks/fairness.py",
         "    return 3 * held < free\n",
         "    return free > 0\n",
         "tests/unit/test_dispatch.py",

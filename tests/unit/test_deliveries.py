@@ -6,11 +6,11 @@ from tumbler_server.clock import MINUTE, NEVER
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries
-from tumbler_server.webhooks.deliveries import Delivery, DeliveryState, Outcome
+from tumbler_server.webhooks.deliveries import AttemptOutcome, Delivery, DeliveryState
 
 NOW = 1_893_456_000_000_000
-GOOD = Outcome(204)
-BUSY = Outcome(429, "answered 429", retry_after=10 * MINUTE)
+GOOD = AttemptOutcome(204)
+BUSY = AttemptOutcome(429, "answered 429", retry_after=10 * MINUTE)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def waiting(store: Store) -> list[Delivery]:
     return deliveries.due_deliveries(store, "e", NOW, busy=(), limit=10)
 
 
-def record(store: Store, *done: tuple[Delivery, Outcome]) -> list[DeliveryState]:
+def record(store: Store, *done: tuple[Delivery, AttemptOutcome]) -> list[DeliveryState]:
     """Record the outcomes of attempts."""
     return store.write_serialized(lambda transaction: deliveries.record(transaction, done, NOW))
 
@@ -74,8 +74,8 @@ def test_both_ways(store: Store, waiting: list[Delivery], order: tuple[int, ...]
     assert next_time >= NOW + 10 * MINUTE
 
 
-@pytest.mark.parametrize("outcome", [GOOD, BUSY, Outcome(410)], ids=lambda outcome: str(outcome.status))
-def test_changed_meanwhile(store: Store, waiting: list[Delivery], outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [GOOD, BUSY, AttemptOutcome(410)], ids=lambda outcome: str(outcome.status))
+def test_changed_meanwhile(store: Store, waiting: list[Delivery], outcome: AttemptOutcome) -> None:
     """The outcome of a delivery that another process has recorded meanwhile changes nothing."""
     record(store, (waiting[0], GOOD))
     (before,) = store.select(DeliveryRow.select().where(DeliveryRow.revision == 1).dicts())

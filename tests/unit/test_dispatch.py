@@ -20,7 +20,7 @@ from tumbler_server.store.models import DeliveryRow
 from tumbler_server.webhooks import dispatch
 from tumbler_server.webhooks.deliveries import DeliveryState
 from tumbler_server.webhooks.dispatch import LANES, SENDERS, Dispatch
-from tumbler_server.webhooks.post import Answer
+from tumbler_server.webhooks.post import HttpResponse
 
 PATIENCE = 30.0
 """How long a test waits before it fails, in seconds."""
@@ -43,12 +43,12 @@ class Mail:
             domain.store, domain.endpoints, self._post, domain.claim_tokens.token, domain.clock, domain.clock, senders
         )
 
-    def _post(self, url: str, _: bytes, __: Mapping[str, str], project_id: str) -> Answer:
+    def _post(self, url: str, _: bytes, __: Mapping[str, str], project_id: str) -> HttpResponse:
         assert urlsplit(url).hostname == project_id
         self.posted.put(url)
         if project_id in self.held:
             self._over.wait(PATIENCE)
-        return Answer(self.status, None)
+        return HttpResponse(self.status, None)
 
     def pile_up(self, project_id: str, endpoints: int = 1, each: int = 1, failures: int = 0, path: str = "") -> None:
         """Insert pending deliveries for this number of a project's endpoints."""

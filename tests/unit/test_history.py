@@ -8,7 +8,7 @@ from tests.harness import FrozenClock
 from tests.unit.test_log import append, change, remove
 from tumbler_server.clock import MINUTE, SECOND
 from tumbler_server.events import history
-from tumbler_server.events.history import Filter
+from tumbler_server.events.history import EventFilter
 from tumbler_server.store.database import Store
 
 
@@ -19,7 +19,9 @@ def timed(store: Store, clock: FrozenClock, *seconds: int) -> None:
 
 def since(store: Store, clock: FrozenClock, second: int) -> list[int]:
     """Return the revisions of the events since this many seconds from now."""
-    return [event.revision for event in history.read(store, Filter(since=clock.now + second * SECOND), None, 1_000)]
+    return [
+        event.revision for event in history.read(store, EventFilter(since=clock.now + second * SECOND), None, 1_000)
+    ]
 
 
 class TestSince:
@@ -64,7 +66,7 @@ class TestSince:
                 return store.read(sql, parameters)
 
         instant = clock.now + 900 * 3_600 * SECOND
-        found = list(history.read(cast("Store", Watched()), Filter(since=instant), None, 10))
+        found = list(history.read(cast("Store", Watched()), EventFilter(since=instant), None, 10))
         assert [event.revision for event in found] == list(range(901, 911))
         assert len(asked) <= 2 + 10 + 1
         *look_ups, (sql, parameters) = asked
@@ -75,15 +77,15 @@ class TestSince:
     def test_no_search_on_later_pages(self, store: Store, clock: FrozenClock) -> None:
         """A page that continues another does not search."""
         timed(store, clock, *range(5))
-        assert [event.revision for event in history.read(store, Filter(since=clock.now), 3, 10)] == [4, 5]
+        assert [event.revision for event in history.read(store, EventFilter(since=clock.now), 3, 10)] == [4, 5]
 
 
 def test_long_pages(store: Store) -> None:
     """A page of more events than one query returns is complete, in order and not too long."""
     append(store, *(change(number) for number in range(450)))
-    read = [event.revision for event in history.read(store, Filter(), 3, 420)]
+    read = [event.revision for event in history.read(store, EventFilter(), 3, 420)]
     assert read == list(range(4, 424))
-    assert [event.revision for event in history.read(store, Filter(project_id="acme"), None, 1_000)][-1] == 450
+    assert [event.revision for event in history.read(store, EventFilter(project_id="acme"), None, 1_000)][-1] == 450
 
 
 def test_read_as_taken(store: Store) -> None:
@@ -96,7 +98,7 @@ def test_read_as_taken(store: Store) -> None:
             asked.append(sql)
             return store.read(sql, parameters)
 
-    events = history.read(cast("Store", Watched()), Filter(), None, 1_000)
+    events = history.read(cast("Store", Watched()), EventFilter(), None, 1_000)
     for _ in range(150):
         next(events)
     assert len(asked) == 1

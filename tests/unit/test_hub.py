@@ -42,7 +42,7 @@ async def eventually(happened: Callable[[], Any]) -> Any:
 
 
 class Ear:
-    """A listener that records what it receives. While it is deaf it takes nothing, and its stream waits."""
+    """A subscriber that records what it receives. While it is deaf it takes nothing, and its stream waits."""
 
     def __init__(self, ears: "Ears", deaf: bool = False, tenant: str = "tumbler", key_id: str = KEY_ID) -> None:
         self.tenant = tenant
@@ -125,7 +125,7 @@ class Ear:
 
 
 class Ears:
-    """Makes listeners for one hub, of up to ``most`` streams."""
+    """Makes subscribers for one hub, of up to ``most`` streams."""
 
     def __init__(self, domain: Domain, monotonic: FrozenClock, most: int = 300) -> None:
         self.rendered: list[Notice] = []
@@ -145,7 +145,7 @@ class Ears:
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test on an event loop, together with the hub of its listeners."""
+    """Run a test on an event loop, together with the hub of its subscribers."""
 
     @functools.wraps(test)
     def run(*given: Any, **fixtures: Any) -> None:
@@ -183,7 +183,7 @@ def monotonic(domain: Domain) -> FrozenClock:
 
 @pytest.fixture
 def ear(domain: Domain, monotonic: FrozenClock) -> Ears:
-    """Return a function that makes a listener."""
+    """Return a function that makes a subscriber."""
     return Ears(domain, monotonic)
 
 
@@ -261,7 +261,7 @@ class TestBeginning:
 
     @on_loop
     async def test_a_key_that_has_changed(self, ear: Ears) -> None:
-        """The listener's key is judged by its row as read after the stream was opened."""
+        """The subscriber's key is judged by its row as read after the stream was opened."""
         refused = ear()
         refused.refusal = Unauthenticated()
         refused.listen()
@@ -304,13 +304,13 @@ class TestBeginning:
 
 
 class TestChanges:
-    """Which listeners get which events."""
+    """Which subscribers get which events."""
 
     @on_loop
     async def test_everybody_everything(self, domain: Domain, ear: Ears) -> None:
-        """With many writers, every listener gets each change once, in commit order, even one that begins meanwhile."""
-        listeners = [ear().listen() for _ in range(20)]
-        await eventually(lambda: all(listener.beats for listener in listeners))
+        """With many writers, every subscriber gets each change once, in commit order, even one that begins later."""
+        subscribers = [ear().listen() for _ in range(20)]
+        await eventually(lambda: all(subscriber.beats for subscriber in subscribers))
 
         def write(_: int) -> None:
             domain.revoke(domain.create().key.id)
@@ -320,8 +320,8 @@ class TestChanges:
             await eventually(lambda: domain.tail.position >= 10)
             late = [ear().listen(start=start) for start in (0, 3, None)]
             await asyncio.gather(*writing)
-        await eventually(lambda: all(listener.revisions[-1:] == [60] for listener in [*listeners, *late]))
-        assert all(listener.revisions == list(range(1, 61)) for listener in listeners)
+        await eventually(lambda: all(subscriber.revisions[-1:] == [60] for subscriber in [*subscribers, *late]))
+        assert all(subscriber.revisions == list(range(1, 61)) for subscriber in subscribers)
         assert (late[0].revisions, late[1].revisions) == (list(range(1, 61)), list(range(4, 61)))
         (begin, *_) = late[2].revisions
         assert begin > 10
@@ -329,9 +329,9 @@ class TestChanges:
 
     @on_loop
     async def test_one_project(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
-        """A listener to one project gets no other project's events; its cursor advances with the next heartbeat."""
+        """A subscriber to one project gets no other project's events; its cursor advances with the next heartbeat."""
         ours, theirs, every = ear().listen("acme"), ear().listen("globex"), ear().listen()
-        await eventually(lambda: all(listener.beats for listener in (ours, theirs, every)))
+        await eventually(lambda: all(subscriber.beats for subscriber in (ours, theirs, every)))
         for number in range(10):
             domain.create(project_id=("acme", "globex", "globex")[number % 3])
         await eventually(lambda: every.revisions == list(range(1, 11)))
@@ -363,15 +363,15 @@ class TestChanges:
         with ThreadPoolExecutor(2) as pool:
             writing = [pool.submit(domain.create, project_id=chance.choice(["acme", "globex"])) for _ in range(60)]
             while seen[-1:] != [60]:
-                listener, enough = ear().listen(start=cursor), chance.randrange(1, 4)
+                subscriber, enough = ear().listen(start=cursor), chance.randrange(1, 4)
                 await eventually(
-                    lambda listener=listener, enough=enough: (
-                        len(listener.heard) >= enough or (listener.beats and all(w.done() for w in writing))
+                    lambda subscriber=subscriber, enough=enough: (
+                        len(subscriber.heard) >= enough or (subscriber.beats and all(w.done() for w in writing))
                     )
                 )
-                listener.leave()
+                subscriber.leave()
                 # Only some of the sent messages arrived.
-                arrived = listener.heard[: chance.randrange(len(listener.heard) + 1)]
+                arrived = subscriber.heard[: chance.randrange(len(subscriber.heard) + 1)]
                 seen += [event.revision for notice in arrived for event in notice.events]
                 cursor = arrived[-1].cursor if arrived else cursor
         assert seen == list(range(1, 61))
@@ -383,9 +383,9 @@ class TestChanges:
         """When the log goes back, no stream gets anything more: the server exits, and the streams end with it."""
         for _ in range(5):
             domain.create()
-        listeners = [ear().listen(interval=SECOND), ear().listen("acme"), ear().listen("globex")]
-        await eventually(lambda: all(listener.beats for listener in listeners))
-        beats = [len(listener.beats) for listener in listeners]
+        subscribers = [ear().listen(interval=SECOND), ear().listen("acme"), ear().listen("globex")]
+        await eventually(lambda: all(subscriber.beats for subscriber in subscribers))
+        beats = [len(subscriber.beats) for subscriber in subscribers]
         restore(domain.store, 2)
         with pytest.raises(StoreUnavailable):
             domain.tail.catch_up()
@@ -399,8 +399,8 @@ class TestChanges:
         monkeypatch.setattr(domain.tail, "confirm", ask)
         monotonic.advance(10 * SECOND)
         await eventually(lambda: len(asked) >= 3)
-        assert [len(listener.beats) for listener in listeners] == beats
-        assert not any(listener.resets or listener.revisions for listener in listeners)
+        assert [len(subscriber.beats) for subscriber in subscribers] == beats
+        assert not any(subscriber.resets or subscriber.revisions for subscriber in subscribers)
 
 
 class TestHeartbeats:
@@ -423,12 +423,12 @@ class TestHeartbeats:
     @on_loop
     async def test_spread(self, ear: Ears, monotonic: FrozenClock) -> None:
         """The heartbeats of streams that were opened together are spread over the interval."""
-        listeners = [ear().listen() for _ in range(100)]
+        subscribers = [ear().listen() for _ in range(100)]
 
         def beaten() -> int:
-            return sum(len(listener.beats) > 1 for listener in listeners)
+            return sum(len(subscriber.beats) > 1 for subscriber in subscribers)
 
-        await eventually(lambda: all(listener.beats for listener in listeners))
+        await eventually(lambda: all(subscriber.beats for subscriber in subscribers))
         monotonic.advance(BEAT // 2)
         await eventually(lambda: beaten() > 20)
         probe = ear().listen()
@@ -442,8 +442,8 @@ class TestHeartbeats:
         self, domain: Domain, ear: Ears, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """No heartbeat is sent while the database is away; once it is back, all due ones are sent and streams go on."""
-        listeners = [ear().listen(interval=SECOND) for _ in range(10)]
-        await eventually(lambda: all(len(listener.beats) == 1 for listener in listeners))
+        subscribers = [ear().listen(interval=SECOND) for _ in range(10)]
+        await eventually(lambda: all(len(subscriber.beats) == 1 for subscriber in subscribers))
         asked: list[int] = []
         with monkeypatch.context() as patched:
             away(patched)
@@ -456,12 +456,12 @@ class TestHeartbeats:
             patched.setattr(domain.tail, "confirm", ask)
             monotonic.advance(10 * SECOND)
             await eventually(lambda: len(asked) >= 3)
-            assert all(len(listener.beats) == 1 for listener in listeners)
+            assert all(len(subscriber.beats) == 1 for subscriber in subscribers)
         monotonic.advance(SECOND)
-        await eventually(lambda: all(len(listener.beats) >= 2 for listener in listeners))
+        await eventually(lambda: all(len(subscriber.beats) >= 2 for subscriber in subscribers))
         domain.create()
-        await eventually(lambda: all(listener.revisions == [1] for listener in listeners))
-        assert [listener.ended for listener in listeners] == [None] * 10
+        await eventually(lambda: all(subscriber.revisions == [1] for subscriber in subscribers))
+        assert [subscriber.ended for subscriber in subscribers] == [None] * 10
 
     @on_loop
     async def test_a_turn_that_comes_late(
@@ -475,7 +475,7 @@ class TestHeartbeats:
         domain.create()
         await eventually(lambda: slow.spoken_to)
         monotonic.advance(SECOND)
-        await eventually(lambda: len(other.beats) == 2)  # so the slow listener's heartbeat is due, too
+        await eventually(lambda: len(other.beats) == 2)  # so the slow subscriber's heartbeat is due, too
         asked: list[int] = []
         with monkeypatch.context() as patched:
             away(patched)
@@ -496,88 +496,88 @@ class TestHeartbeats:
     @on_loop
     async def test_as_of_now(self, ear: Ears, other: Domain, monotonic: FrozenClock) -> None:
         """A heartbeat is sent only after the events that others committed until just before have been sent."""
-        listener = ear().listen()
-        await eventually(lambda: listener.beats == [0])
+        subscriber = ear().listen()
+        await eventually(lambda: subscriber.beats == [0])
         other.create()  # no notification has woken this process
         monotonic.advance(FRESH + 1)
         monotonic.advance(BEAT)
-        await eventually(lambda: len(listener.beats) == 2)
-        assert listener.beats == [0, 1]
-        assert listener.revisions == [1]
+        await eventually(lambda: len(subscriber.beats) == 2)
+        assert subscriber.beats == [0, 1]
+        assert subscriber.revisions == [1]
 
     @on_loop
     async def test_its_age(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A heartbeat's age is that of its stream when the position was confirmed, not when it is sent."""
         monotonic.advance(SECOND)
-        listener = ear().listen()
-        await eventually(lambda: listener.ages == [0])
+        subscriber = ear().listen()
+        await eventually(lambda: subscriber.ages == [0])
         monotonic.advance(BEAT - FRESH // 2)
         domain.tail.confirm()
         monotonic.advance(FRESH // 2)
-        await eventually(lambda: len(listener.ages) == 2)
-        assert listener.ages[1] == BEAT - FRESH // 2
+        await eventually(lambda: len(subscriber.ages) == 2)
+        assert subscriber.ages[1] == BEAT - FRESH // 2
         domain.create()
-        await eventually(lambda: listener.revisions == [1])
-        assert len(listener.ages) == 2  # only a heartbeat has an age
+        await eventually(lambda: subscriber.revisions == [1])
+        assert len(subscriber.ages) == 2  # only a heartbeat has an age
 
 
 class TestTheListenersKey:
-    """The listener's key must stay accepted for the whole life of the stream."""
+    """The subscriber's key must stay accepted for the whole life of the stream."""
 
     @on_loop
     async def test_its_key_changes(self, domain: Domain, ear: Ears) -> None:
-        """Each change of the listener's own key makes the hub judge it again, whatever project the stream is for."""
+        """Each change of the subscriber's own key makes the hub judge it again, whatever project the stream is for."""
         theirs = domain.create(project_id="tumbler").key
-        listener, other = ear(key_id=theirs.id).listen("globex"), ear().listen("globex")
-        await eventually(lambda: listener.beats and other.beats)
-        before = listener.read_times
+        subscriber, other = ear(key_id=theirs.id).listen("globex"), ear().listen("globex")
+        await eventually(lambda: subscriber.beats and other.beats)
+        before = subscriber.read_times
         domain.lifecycle.set_active(OPERATOR, theirs.id, False)
-        await eventually(lambda: listener.read_times > before)
-        assert listener.ended is None  # the hub leaves this decision to the listener
-        listener.refusal = Unauthenticated()
+        await eventually(lambda: subscriber.read_times > before)
+        assert subscriber.ended is None  # the hub leaves this decision to the subscriber
+        subscriber.refusal = Unauthenticated()
         domain.revoke(theirs.id)
-        await eventually(lambda: listener.ended is listener.refusal)
+        await eventually(lambda: subscriber.ended is subscriber.refusal)
         assert (other.read_times, other.ended) == (1, None)
 
     @on_loop
     async def test_its_key_expires(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
-        """When the listener's key expires, the stream ends, long before the next heartbeat."""
-        listener = ear()
-        listener.until = domain.clock() + BEAT
-        listener.listen(interval=HOUR)
-        await eventually(lambda: listener.beats)
-        listener.refusal = Unauthenticated()
+        """When the subscriber's key expires, the stream ends, long before the next heartbeat."""
+        subscriber = ear()
+        subscriber.until = domain.clock() + BEAT
+        subscriber.listen(interval=HOUR)
+        await eventually(lambda: subscriber.beats)
+        subscriber.refusal = Unauthenticated()
         domain.clock.advance(BEAT)
         monotonic.advance(BEAT)
-        await eventually(lambda: listener.ended is listener.refusal)
+        await eventually(lambda: subscriber.ended is subscriber.refusal)
 
     @on_loop
     async def test_its_key_is_given_an_end(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
         """A stream also ends if its key was given an end after the stream was opened."""
         theirs = domain.create().key
-        listener = ear(key_id=theirs.id).listen("globex", interval=HOUR)
-        await eventually(lambda: listener.beats)
-        listener.until = domain.clock() + BEAT
+        subscriber = ear(key_id=theirs.id).listen("globex", interval=HOUR)
+        await eventually(lambda: subscriber.beats)
+        subscriber.until = domain.clock() + BEAT
         domain.rotate(theirs.id)
-        await eventually(lambda: len(listener.beats) == 2)  # its interval starts again
-        listener.refusal = Unauthenticated()
+        await eventually(lambda: len(subscriber.beats) == 2)  # its interval starts again
+        subscriber.refusal = Unauthenticated()
         domain.clock.advance(BEAT)
         monotonic.advance(BEAT)
-        await eventually(lambda: listener.ended is listener.refusal)
+        await eventually(lambda: subscriber.ended is subscriber.refusal)
 
     @on_loop
     async def test_one_key_of_many(self, domain: Domain, ear: Ears) -> None:
         """A key is read once for all of its streams that wait for it, and judged for each of them."""
         theirs = domain.create().key
-        listeners = [ear(key_id=theirs.id).listen() for _ in range(50)]
-        await eventually(lambda: all(listener.beats for listener in listeners))
-        assert sum(listener.read_times for listener in listeners) < 10
-        for listener in listeners[10:]:
-            listener.refusal = Unauthenticated()
+        subscribers = [ear(key_id=theirs.id).listen() for _ in range(50)]
+        await eventually(lambda: all(subscriber.beats for subscriber in subscribers))
+        assert sum(subscriber.read_times for subscriber in subscribers) < 10
+        for subscriber in subscribers[10:]:
+            subscriber.refusal = Unauthenticated()
         domain.lifecycle.set_active(OPERATOR, theirs.id, False)
-        await eventually(lambda: all(listener.ended for listener in listeners[10:]))
-        assert sum(listener.read_times for listener in listeners) < 20
-        await eventually(lambda: all(listener.revisions == [2] for listener in listeners[:10]))
+        await eventually(lambda: all(subscriber.ended for subscriber in subscribers[10:]))
+        assert sum(subscriber.read_times for subscriber in subscribers) < 20
+        await eventually(lambda: all(subscriber.revisions == [2] for subscriber in subscribers[:10]))
 
     @on_loop
     async def test_what_was_read_before(self, domain: Domain, ear: Ears) -> None:
@@ -604,22 +604,22 @@ class TestTheListenersKey:
 
 
 class TestSlowListeners:
-    """A slow listener delays no other listener and costs little."""
+    """A slow subscriber delays no other subscriber and costs little."""
 
     @on_loop
     async def test_others_go_on(self, domain: Domain, ear: Ears) -> None:
         """Listeners get every change, however many others are deaf."""
         deaf = [ear(deaf=True).listen() for _ in range(200)]
         others = [ear().listen() for _ in range(10)]
-        await eventually(lambda: all(listener.beats for listener in others))
+        await eventually(lambda: all(subscriber.beats for subscriber in others))
         for _ in range(3):
             domain.create()
-        await eventually(lambda: all(listener.revisions == [1, 2, 3] for listener in others))
-        assert all(listener.spoken_to and not listener.heard for listener in deaf)
+        await eventually(lambda: all(subscriber.revisions == [1, 2, 3] for subscriber in others))
+        assert all(subscriber.spoken_to and not subscriber.heard for subscriber in deaf)
 
     @on_loop
     async def test_ended(self, ear: Ears, monotonic: FrozenClock) -> None:
-        """A listener that takes nothing for five seconds is ended as too slow."""
+        """A subscriber that takes nothing for five seconds is ended as too slow."""
         deaf, other = ear(deaf=True).listen(), ear().listen()
         await eventually(lambda: deaf.spoken_to and other.beats)
         monotonic.advance(PATIENCE)
@@ -631,7 +631,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_each_notice_has_its_time(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
-        """A listener that takes nearly five seconds for each notice is not too slow for the next."""
+        """A subscriber that takes nearly five seconds for each notice is not too slow for the next."""
         slow = ear().listen()
         await eventually(lambda: slow.beats)
         for number in range(1, 4):
@@ -646,7 +646,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_left_behind(self, domain: Domain, ear: Ears) -> None:
-        """A listener that was up to date and then falls further behind than memory reaches is ended as too slow."""
+        """A subscriber that was up to date and then falls further behind than memory reaches is ended as too slow."""
         domain.tail.ring = Ring(domain.tail.position, size=3)
         slow = ear().listen()
         await eventually(lambda: slow.beats)
@@ -663,7 +663,7 @@ class TestSlowListeners:
     async def test_always_behind(
         self, domain: Domain, ear: Ears, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A listener that reads steadily but never catches up is ended after thirty seconds."""
+        """A subscriber that reads steadily but never catches up is ended after thirty seconds."""
         monkeypatch.setattr("tumbler_server.streams.feed.MOST_EVENTS", 1)
         slow = ear().listen()
         await eventually(lambda: slow.beats)
@@ -681,33 +681,33 @@ class TestSlowListeners:
     @on_loop
     async def test_the_loop_is_not_held(self, domain: Domain, ear: Ears) -> None:
         """One pass of the loop serves at most TURN streams, however many have something to send."""
-        listeners = [ear().listen() for _ in range(200)]
-        await eventually(lambda: all(listener.beats for listener in listeners))
+        subscribers = [ear().listen() for _ in range(200)]
+        await eventually(lambda: all(subscriber.beats for subscriber in subscribers))
         told: list[int] = []
         domain.create()
         while not told or told[-1] < 200:
             await asyncio.sleep(0)
-            told.append(sum(bool(listener.revisions) for listener in listeners))
+            told.append(sum(bool(subscriber.revisions) for subscriber in subscribers))
         assert max(later - earlier for earlier, later in itertools.pairwise(told)) <= TURN
 
     @on_loop
     async def test_one_rendering(self, domain: Domain, ear: Ears, monotonic: FrozenClock) -> None:
-        """A notice for many listeners is rendered once, also a heartbeat, whatever project they listen to."""
-        listeners = [ear().listen(f"project-{number % 50}" if number % 2 else "") for number in range(100)]
-        await eventually(lambda: all(listener.beats for listener in listeners))
+        """A notice for many subscribers is rendered once, also a heartbeat, whatever project they listen to."""
+        subscribers = [ear().listen(f"project-{number % 50}" if number % 2 else "") for number in range(100)]
+        await eventually(lambda: all(subscriber.beats for subscriber in subscribers))
         assert len(ear.rendered) == 1
         domain.create()
-        await eventually(lambda: all(listener.revisions for listener in listeners[::2]))
+        await eventually(lambda: all(subscriber.revisions for subscriber in subscribers[::2]))
         assert len(ear.rendered) == 2
         monotonic.advance(FRESH // 2)
         domain.tail.confirm()
         monotonic.advance(BEAT)
-        await eventually(lambda: all(len(listener.beats) == 2 for listener in listeners))
+        await eventually(lambda: all(len(subscriber.beats) == 2 for subscriber in subscribers))
         assert len(ear.rendered) == 3
 
     @on_loop
     async def test_a_broken_line(self, domain: Domain, ear: Ears) -> None:
-        """An error while serving one listener ends that stream and no other."""
+        """An error while serving one subscriber ends that stream and no other."""
         broken, other = ear(), ear()
 
         def fail() -> None:
@@ -726,7 +726,7 @@ class TestPlaces:
 
     @pytest.fixture
     def ear(self, domain: Domain, monotonic: FrozenClock) -> Ears:
-        """Return a function that makes a listener for a hub of at most four streams."""
+        """Return a function that makes a subscriber for a hub of at most four streams."""
         return Ears(domain, monotonic, most=4)
 
     @on_loop
@@ -746,19 +746,19 @@ class TestPlaces:
     async def test_a_tenant_that_opens_many(self, ear: Ears) -> None:
         """If one tenant holds all places, another still gets some: the first tenant's newest streams end."""
         flood = [ear(tenant="acme").listen() for _ in range(4)]
-        await eventually(lambda: all(listener.beats for listener in flood))
+        await eventually(lambda: all(subscriber.beats for subscriber in flood))
         others = [ear(tenant="globex", deaf=True).listen() for _ in range(2)]
-        await eventually(lambda: all(listener.spoken_to for listener in others))
-        assert [type(listener.ended) for listener in flood] == [type(None), type(None), Overloaded, Overloaded]
+        await eventually(lambda: all(subscriber.spoken_to for subscriber in others))
+        assert [type(subscriber.ended) for subscriber in flood] == [type(None), type(None), Overloaded, Overloaded]
         assert isinstance(flood[3].ended, Overloaded)
         assert SECOND <= flood[3].ended.retry_after <= 5 * SECOND
         await eventually(lambda: len(ear.hub) == 4)
 
     @on_loop
     async def test_a_reader_that_is_deaf_loses_its_place_too(self, ear: Ears) -> None:
-        """A stream that must give up its place ends at once, even if its listener does not read."""
+        """A stream that must give up its place ends at once, even if its subscriber does not read."""
         flood = [ear(tenant="acme", deaf=True).listen() for _ in range(4)]
-        await eventually(lambda: all(listener.spoken_to for listener in flood))
+        await eventually(lambda: all(subscriber.spoken_to for subscriber in flood))
         ear(tenant="globex").listen()
         await eventually(lambda: isinstance(flood[3].ended, Overloaded))
 
@@ -791,16 +791,16 @@ class TestTheEnd:
     @on_loop
     async def test_a_client_that_leaves(self, ear: Ears, deaf: bool) -> None:
         """A stream whose client cancels ends as cancelled, whether it waits for events or for its reader."""
-        listener = ear(deaf=deaf).listen()
-        await eventually(lambda: listener.spoken_to)
-        listener.leave()
-        await eventually(lambda: listener.cancelled)
-        assert (listener.ended, len(ear.hub)) == (None, 0)
+        subscriber = ear(deaf=deaf).listen()
+        await eventually(lambda: subscriber.spoken_to)
+        subscriber.leave()
+        await eventually(lambda: subscriber.cancelled)
+        assert (subscriber.ended, len(ear.hub)) == (None, 0)
 
     @on_loop
     async def test_a_client_that_leaves_while_the_database_is_asked(self, ear: Ears) -> None:
         """A client may also cancel during a database read; other streams that wait for the same read still get it."""
-        listener, other = ear(), ear()
+        subscriber, other = ear(), ear()
         asked, answer = threading.Event(), threading.Event()
 
         def read() -> int:
@@ -808,12 +808,12 @@ class TestTheEnd:
             answer.wait(WAIT)
             return NEVER
 
-        listener.read = other.read = read  # type: ignore[method-assign]
-        listener.listen()
+        subscriber.read = other.read = read  # type: ignore[method-assign]
+        subscriber.listen()
         other.listen()
         await eventually(asked.is_set)
-        listener.leave()
-        await eventually(lambda: listener.cancelled)
+        subscriber.leave()
+        await eventually(lambda: subscriber.cancelled)
         answer.set()
         await eventually(lambda: other.beats)
 
@@ -821,10 +821,10 @@ class TestTheEnd:
     async def test_goodbye(self, ear: Ears) -> None:
         """When the server stops, every stream ends with ServerStopping, even a deaf one, and no new one begins."""
         before = open_streams()
-        listeners, deaf = [ear().listen() for _ in range(100)], ear(deaf=True).listen()
-        await eventually(lambda: deaf.spoken_to and all(listener.beats for listener in listeners))
+        subscribers, deaf = [ear().listen() for _ in range(100)], ear(deaf=True).listen()
+        await eventually(lambda: deaf.spoken_to and all(subscriber.beats for subscriber in subscribers))
         ear.hub.say_goodbye()
-        await eventually(lambda: all(isinstance(each.ended, ServerStopping) for each in [*listeners, deaf]))
+        await eventually(lambda: all(isinstance(each.ended, ServerStopping) for each in [*subscribers, deaf]))
         late = ear().listen()
         await eventually(lambda: isinstance(late.ended, ServerStopping))
         await ear.hub.close()

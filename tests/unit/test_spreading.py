@@ -10,7 +10,7 @@ import pytest
 from tests.unit.test_lanes import turns
 from tumbler_server.errors import Overloaded
 from tumbler_server.rpc import spreading
-from tumbler_server.rpc.spreading import AT_A_LOOK, AT_ONCE, Turns, spread
+from tumbler_server.rpc.spreading import AT_A_LOOK, AT_ONCE, VerifyTurns, spread
 from tumbler_server.shares import CrowdLimit
 
 
@@ -47,16 +47,18 @@ def test_a_failure_of_an_item() -> None:
         asyncio.run(spread(items()))
 
 
-def taking_turns(test: Callable[[Turns, list[str]], Awaitable[None]], most: int = 1_000, most_each: int = 900) -> None:
-    """Run a test on a loop with Turns, and a list for the parties that had one."""
+def taking_turns(
+    test: Callable[[VerifyTurns, list[str]], Awaitable[None]], most: int = 1_000, most_each: int = 900
+) -> None:
+    """Run a test on a loop with VerifyTurns, and a list for the parties that had one."""
 
     async def run() -> None:
-        await test(Turns(CrowdLimit("test", most, most_each)), [])
+        await test(VerifyTurns(CrowdLimit("test", most, most_each)), [])
 
     asyncio.run(run())
 
 
-def begin(given: Turns, had: list[str], party: str) -> "asyncio.Task[None]":
+def begin(given: VerifyTurns, had: list[str], party: str) -> "asyncio.Task[None]":
     """Have a party ask for a turn."""
 
     async def ask() -> None:
@@ -72,7 +74,7 @@ def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=1_000.0)
     monkeypatch.setattr(spreading, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
-    async def test(given: Turns, _: list[str]) -> None:
+    async def test(given: VerifyTurns, _: list[str]) -> None:
         for _ in range(3):
             assert [given.now() for _ in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
             clock.now += spreading.TURN
@@ -83,7 +85,7 @@ def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_so_many_in_a_turn_of_the_loop() -> None:
     """Each pass of the loop gives a turn to at most AT_ONCE waiting calls, until none is left."""
 
-    async def test(given: Turns, had: list[str]) -> None:
+    async def test(given: VerifyTurns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(5 * AT_ONCE)]
         seen = [0]
         while len(had) < len(tasks):
@@ -99,7 +101,7 @@ def test_so_many_in_a_turn_of_the_loop() -> None:
 def test_projects_take_turns() -> None:
     """However many of one project's calls wait, another project's call gets its turn with the next ones."""
 
-    async def test(given: Turns, had: list[str]) -> None:
+    async def test(given: VerifyTurns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(500)]
         await asyncio.sleep(0)
         tasks.append(begin(given, had, "globex"))
@@ -112,7 +114,7 @@ def test_projects_take_turns() -> None:
 def test_nobody_passes_those_who_wait() -> None:
     """While calls wait, a new call does not get a turn at once."""
 
-    async def test(given: Turns, had: list[str]) -> None:
+    async def test(given: VerifyTurns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(5 * AT_ONCE)]
         await turns(2)
         assert len(had) < len(tasks)
@@ -125,7 +127,7 @@ def test_nobody_passes_those_who_wait() -> None:
 def test_who_has_gone() -> None:
     """A call that is cancelled while it waits gets no turn, and takes none from others."""
 
-    async def test(given: Turns, had: list[str]) -> None:
+    async def test(given: VerifyTurns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(10 * AT_ONCE)]
         await asyncio.sleep(0)
         for task in tasks[AT_ONCE:]:
@@ -140,7 +142,7 @@ def test_who_has_gone() -> None:
 def test_bounds() -> None:
     """The number of waiting calls is bounded, per project and in all."""
 
-    async def test(given: Turns, had: list[str]) -> None:
+    async def test(given: VerifyTurns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(AT_ONCE + 5)]
         await asyncio.sleep(0)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

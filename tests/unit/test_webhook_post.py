@@ -19,7 +19,7 @@ from tests.receivers import Authority, Receiver, answer, full_backlog, read_requ
 from tumbler_server.clock import DAY, SECOND
 from tumbler_server.errors import SetupError
 from tumbler_server.webhooks.network import MOST_TRIED
-from tumbler_server.webhooks.post import Answer, Poster, Unsent
+from tumbler_server.webhooks.post import HttpResponse, Poster, PostFailed
 from tumbler_server.webhooks.targets import Resolver, TargetRules
 
 NETWORK = TargetRules(networks=(IPv4Network("127.0.0.0/8"),))
@@ -72,7 +72,7 @@ class TestPost:
         with Receiver(inbox, inbox.named(authority.context("hooks.test"))) as receiver:
             for _ in range(2):
                 found = poster.post(f"https://Hooks.Test:{receiver.port}/a/b?c=d%20e", BODY, HEADERS)
-                assert found == Answer(202, 120 * SECOND)
+                assert found == HttpResponse(202, 120 * SECOND)
             assert receiver.connections == 2
         assert inbox.names == ["hooks.test"] * 2
         expected = {
@@ -104,7 +104,7 @@ class TestPost:
         """Without the CA file the same receiver is not trusted."""
         with (
             Receiver(Inbox(), authority.context("hooks.test")) as receiver,
-            pytest.raises(Unsent, match=r"^TLS failed: the certificate's issuer is not trusted$"),
+            pytest.raises(PostFailed, match=r"^TLS failed: the certificate's issuer is not trusted$"),
         ):
             Poster(NETWORK, resolver("127.0.0.1")).post(f"https://hooks.test:{receiver.port}/", BODY, {})
 
@@ -113,7 +113,7 @@ class TestPost:
         """With ``loopback``, plain http to this machine is sent."""
         with Receiver(Inbox()) as receiver:
             poster = Poster(LOOPBACK, resolver("127.0.0.1"))
-            assert poster.post(f"http://{host}:{receiver.port}/", BODY, {}) == Answer(204, None)
+            assert poster.post(f"http://{host}:{receiver.port}/", BODY, {}) == HttpResponse(204, None)
 
     def test_next_address(self) -> None:
         """If an address refuses the connection, the next is tried."""
@@ -133,7 +133,7 @@ class TestPost:
         dead = [f"127.0.0.{last}" for last in range(2, 2 + MOST_TRIED)]
         with Receiver(Inbox()) as receiver:
             poster = Poster(NETWORK, resolver(*dead, "127.0.0.1"))
-            with pytest.raises(Unsent, match=r"^no connection$"):
+            with pytest.raises(PostFailed, match=r"^no connection$"):
                 poster.post(f"https://hooks.test:{receiver.port}/", BODY, {})
             assert receiver.connections == 0
 
@@ -176,7 +176,7 @@ class TestPost:
         with Receiver(Inbox()) as receiver:
             poster = Poster(LOOPBACK, Resolver())
             poster.close()
-            with pytest.raises(Unsent, match=r"^this server is stopping$"):
+            with pytest.raises(PostFailed, match=r"^this server is stopping$"):
                 poster.post(f"http://127.0.0.1:{receiver.port}/", BODY, {})
             assert receiver.connections == 0
 
@@ -214,7 +214,7 @@ def test_retry_after(value: str) -> None:
     with Receiver(Inbox("503 Later", f"retry-AFTER: {value}", "Retry-After: 7")) as receiver:
         poster = Poster(LOOPBACK, Resolver(), clock=FrozenClock(NOW))
         found = poster.post(f"http://127.0.0.1:{receiver.port}/", BODY, {})
-    assert found == Answer(503, RETRY_AFTER[value])
+    assert found == HttpResponse(503, RETRY_AFTER[value])
 
 
 class Tunnel:

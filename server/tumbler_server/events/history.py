@@ -13,7 +13,7 @@ CLOCKS_DIFFER = 10 * MINUTE
 
 
 @dataclass(frozen=True)
-class Filter:
+class EventFilter:
     """Which events to read: those that match all fields. ``since`` is a time; None means from the oldest kept event."""
 
     project_id: str = ""
@@ -26,7 +26,7 @@ _AT_ONCE = 200
 """Events per query. An event takes at most about 30 kB, and all events of a query are in memory at once."""
 
 
-def read(store: Store, wanted: Filter, after: int | None, limit: int) -> Iterator[Event]:
+def read(store: Store, wanted: EventFilter, after: int | None, limit: int) -> Iterator[Event]:
     """Yield the first ``limit`` matching events in commit order, from the oldest or after a revision.
 
     Events are read as the iterator advances.

@@ -41,7 +41,7 @@ _CREATE_TIME = "create_time"
 
 
 @dataclass(frozen=True)
-class Filter:
+class KeyFilter:
     """Which keys to find. An empty field matches all keys. States are as of ``now``."""
 
     project_id: str
@@ -63,7 +63,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundKeys:
     """The rows of a page, with the columns of ``record.SELECT``. ``ended`` is where a scan stopped early, if it did."""
 
     rows: list[tuple[Any, ...]]
@@ -131,18 +131,20 @@ class Finder:
         self._store = store
         self._sqlite = store.dialect == SQLITE
 
-    def page(self, wanted: Filter, column: str, descending: bool, after: Place | None, skip: int, size: int) -> Found:
+    def page(
+        self, wanted: KeyFilter, column: str, descending: bool, after: Place | None, skip: int, size: int
+    ) -> FoundKeys:
         """Return at most ``size`` rows after a place, ordered by a column and id."""
         path = self._small(wanted, column)
         if path is not None:
-            return Found(self._store.read(*self._sorted(path, wanted, column, descending, after, skip, size)))
+            return FoundKeys(self._store.read(*self._sorted(path, wanted, column, descending, after, skip, size)))
         path = self._path(wanted, column)
         if not path.conditions:
             entries = self._merged(path, descending, after, None, skip + size)
-            return Found(self._read(entries, descending, skip, size))
+            return FoundKeys(self._read(entries, descending, skip, size))
         return self._walk(path, descending, after, skip, size)
 
-    def count(self, wanted: Filter) -> int:
+    def count(self, wanted: KeyFilter) -> int:
         """Return how many of the first ``COUNTED`` keys scanned match the filter."""
         path = self._small(wanted, _CREATE_TIME) or self._path(wanted, _CREATE_TIME)
         if path.bound is not None:
@@ -151,7 +153,7 @@ class Finder:
 
     # Choosing
 
-    def _path(self, wanted: Filter, column: str) -> _Path:
+    def _path(self, wanted: KeyFilter, column: str) -> _Path:
         """Return the path to read a page by."""
         if column == _CREATE_TIME and (paths := self._paths(wanted)):
             return paths[0]
@@ -165,7 +167,7 @@ class Finder:
             has=frozenset({"search_text"} if project and column == _CREATE_TIME else ()),
         )
 
-    def _small(self, wanted: Filter, column: str) -> _Path | None:
+    def _small(self, wanted: KeyFilter, column: str) -> _Path | None:
         """Return the path of a set small enough to sort, or None if there is none or none is needed."""
         paths = self._paths(wanted)
         if column == _CREATE_TIME and len(paths) < 2 and not (paths and paths[0].conditions):
@@ -175,7 +177,7 @@ class Finder:
                 return path
         return None
 
-    def _paths(self, wanted: Filter) -> list[_Path]:
+    def _paths(self, wanted: KeyFilter) -> list[_Path]:
         """Return one path for each filter, ordered by create_time, the preferred path first."""
         project = wanted.project_id
         if not project:
@@ -208,7 +210,7 @@ class Finder:
             )
         return paths
 
-    def _expiring(self, wanted: Filter) -> list[_Path]:
+    def _expiring(self, wanted: KeyFilter) -> list[_Path]:
         """Return the path of the keys on one side of their expiry, if the filter asks only for ACTIVE or EXPIRED."""
         if not wanted.project_id or wanted.states not in ({State.ACTIVE}, {State.EXPIRED}):
             return []
@@ -216,7 +218,7 @@ class Finder:
         index, project = "api_key_by_project_expire_time", (wanted.project_id,)
         return [_Path(index, ("project_id",), (project,), "expire_time", bound=(compared, (wanted.now,)))]
 
-    def _conditions(self, wanted: Filter, but: str = "") -> list[_Condition]:
+    def _conditions(self, wanted: KeyFilter, but: str = "") -> list[_Condition]:
         """Return the filter as conditions, without the project and without the field ``but``."""
         conditions = []
         for name, value in (("environment_id", wanted.environment_id), ("owner_id", wanted.owner_id)):
@@ -237,19 +239,19 @@ class Finder:
 
     # Reading
 
-    def _walk(self, path: _Path, descending: bool, after: Place | None, skip: int, size: int) -> Found:
+    def _walk(self, path: _Path, descending: bool, after: Place | None, skip: int, size: int) -> FoundKeys:
         # With most filters the first entries fill the page, which takes one statement.
         first = min(_AT_FIRST * (skip + size), path.most)
         rows = self._read(self._fitting(path, descending, after, None, first), descending, skip, size)
         if len(rows) == size:
-            return Found(rows)
+            return FoundKeys(rows)
         # Read the end first, then everything up to it. A key inserted meanwhile is found or lies after the end.
         end = self._end(path, descending, after, path.most)
         entries = self._fitting(path, descending, after, end, 2 * path.most)
         rows = self._read(entries, descending, skip, size)
         if len(rows) == size or end is None:
-            return Found(rows)
-        return Found(rows, replace(end, skip=0 if rows or not skip else max(0, skip - self._count(entries))))
+            return FoundKeys(rows)
+        return FoundKeys(rows, replace(end, skip=0 if rows or not skip else max(0, skip - self._count(entries))))
 
     def _end(self, path: _Path, descending: bool, after: Place | None, step: int) -> Place | None:
         """Return the last of the next ``step`` entries, or None if none follows it."""
@@ -269,7 +271,7 @@ class Finder:
         )
 
     def _sorted(
-        self, path: _Path, wanted: Filter, column: str, descending: bool, after: Place | None, skip: int, size: int
+        self, path: _Path, wanted: KeyFilter, column: str, descending: bool, after: Place | None, skip: int, size: int
     ) -> tuple[str, tuple[object, ...]]:
         """Return the statement that reads a small set and sorts the keys of it that match."""
         way, compared = ("DESC", "<") if descending else ("ASC", ">")
@@ -391,7 +393,7 @@ def _slice(entries: _Sql, descending: bool, size: int, skip: int) -> _Sql:
     return _Sql(text, (*entries.parameters, size, skip))
 
 
-def _in_states(wanted: Filter) -> _Condition:
+def _in_states(wanted: KeyFilter) -> _Condition:
     """Return ``Key.state`` in SQL."""
     asked: list[str] = []
     parameters: list[object] = []

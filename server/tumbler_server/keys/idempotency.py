@@ -3,20 +3,13 @@
 Ids belong to the calling project and are shared by Create and Rotate. An id is kept for as long as its key.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import peewee
 
 from tumbler_server.errors import RequestIdReused
 from tumbler_server.keys.record import Key
 from tumbler_server.secrets.secret import same
-from tumbler_server.store.database import Transaction
+from tumbler_server.store.database import Select, Transaction
 from tumbler_server.store.models import RequestRow
-
-Select = Callable[[peewee.BaseQuery], list[Any]]
-"""Runs a query: the store's method outside a transaction, the transaction's inside."""
 
 
 @dataclass(frozen=True)

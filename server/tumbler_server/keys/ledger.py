@@ -13,7 +13,7 @@ from tumbler_server.keys import access, differences, evidence, idempotency, proj
 from tumbler_server.keys.record import Key
 from tumbler_server.secrets import secret
 from tumbler_server.secrets.secret import Hasher, NewKey
-from tumbler_server.store.database import Read, Store, Transaction
+from tumbler_server.store.database import Read, Select, Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 
 
@@ -57,7 +57,7 @@ class Ledger:
         max_project_keys: int = limits.PROJECT_KEYS.most,
     ) -> None:
         self.clock = clock
-        self.select: idempotency.Select = store.select
+        self.select: Select = store.select
         self.read = store.read
         self._store = store
         self._hasher = hasher

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import access, record
-from tumbler_server.keys.finder import Filter, Finder, Place
+from tumbler_server.keys.finder import Finder, KeyFilter, Place
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.rules import Validation
@@ -58,7 +58,7 @@ class Listing:
         """
         column, descending, size = self._check(query)
         project_id = access.scope_of(caller, query.project_id)
-        wanted = Filter(
+        wanted = KeyFilter(
             project_id=project_id,
             environment_id=query.environment_id,
             owner_id=query.owner_id,

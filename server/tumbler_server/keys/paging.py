@@ -12,15 +12,15 @@ _FRAME = 5
 _REST = 8 * 1024
 """Most bytes of a response besides its entries: the page token."""
 
-Entry = TypeVar("Entry")
+T = TypeVar("T")
 
 
-def cut(found: Iterable[Entry], size: int, weigh: Callable[[Entry], int]) -> tuple[tuple[Entry, ...], bool]:
+def cut(found: Iterable[T], size: int, weigh: Callable[[T], int]) -> tuple[tuple[T, ...], bool]:
     """Return the first entries, as many as fit into a page and a response, and whether there are more.
 
     The first entry always fits, so no page is empty while there are more. Reads at most one entry that does not fit.
     """
-    entries: list[Entry] = []
+    entries: list[T] = []
     found = iter(found)
     room = ANSWER_BYTES.most - _REST
     for entry in itertools.islice(found, size):

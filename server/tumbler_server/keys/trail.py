@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tumbler_server.events import history
-from tumbler_server.events.history import Filter
+from tumbler_server.events.history import EventFilter
 from tumbler_server.events.log import Event, EventType, sent
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
@@ -46,7 +46,7 @@ class Trail:
         Raises ``InvalidFields``, and ``OtherProject`` if the query names a project other than the caller's.
         """
         size = _check(query)
-        wanted = Filter(
+        wanted = EventFilter(
             project_id=access.scope_of(caller, query.project_id),
             key_id=query.key_id,
             types=tuple(sorted(set(query.types))),

@@ -19,7 +19,7 @@ from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries, messages
 from tumbler_server.webhooks.deliveries import DeliveryState
-from tumbler_server.webhooks.endpoints import Endpoints, Replaced
+from tumbler_server.webhooks.endpoints import Endpoints, NewSecret
 from tumbler_server.webhooks.outbox import GIVE_UP_AFTER
 
 _LONGEST_ID = 64
@@ -131,7 +131,7 @@ class WebhookAdmin:
 
         return self._store.write_serialized(work)
 
-    def replace_secret(self, caller: Key, project_id: str, url: str) -> Replaced:
+    def replace_secret(self, caller: Key, project_id: str, url: str) -> NewSecret:
         """Give an endpoint a new secret.
 
         The holder of the secret can forge messages about the keys with this URL. So the caller must hold all of these
@@ -156,7 +156,7 @@ class WebhookAdmin:
         whole = len(carried) <= _MOST_CARRIED
         access.hand_out(caller, tuple(scope for (scope,) in carried) if whole else (f"{RESERVED}*",))
 
-        def work(transaction: Transaction) -> Replaced:
+        def work(transaction: Transaction) -> NewSecret:
             for (scopes,) in transaction.read(_CARRIED_SINCE, (position, project_id, url)):
                 access.hand_out(caller, tuple(json.loads(scopes)))
             replaced = self._endpoints.replace_secret(transaction, project_id, url, now)

@@ -30,7 +30,7 @@ JUDGED_BY_MASK = frozenset({"tumbler.v1.ApiKey"})
 """Messages whose texts may break rules, if the update_mask does not name them."""
 
 
-class Row(NamedTuple):
+class FieldLimit(NamedTuple):
     """A field to measure: its path from the request, how much it may hold, and of what."""
 
     path: str
@@ -38,18 +38,18 @@ class Row(NamedTuple):
     unit: str
 
 
-def rows(descriptor: Descriptor, path: str = "") -> Iterator[Row]:
+def field_limits(descriptor: Descriptor, path: str = "") -> Iterator[FieldLimit]:
     """Yield what to measure in a message and its submessages, but not in entries of lists."""
     for field in descriptor.fields:
         name = f"{path}{field.name}"
         if is_repeated(field):
-            yield Row(name, ENTRIES[field.name], "entries")
+            yield FieldLimit(name, ENTRIES[field.name], "entries")
         elif descriptor.full_name in JUDGED_BY_MASK or field.name in OTHERWISE_ANSWERED:
             pass
         elif field.message_type is not None:
-            yield from rows(field.message_type, f"{name}.")
+            yield from field_limits(field.message_type, f"{name}.")
         elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-            yield Row(name, LENGTHS[field.name], "characters")
+            yield FieldLimit(name, LENGTHS[field.name], "characters")
 
 
 def is_repeated(field: FieldDescriptor) -> bool:
@@ -57,11 +57,11 @@ def is_repeated(field: FieldDescriptor) -> bool:
     return isinstance(field.default_value, list)
 
 
-def _measures(request: Descriptor) -> list[tuple[Callable[[Any], Sized], int, Row]]:
+def _measures(request: Descriptor) -> list[tuple[Callable[[Any], Sized], int, FieldLimit]]:
     if request.full_name in COUNTED_WHERE_READ:
         return []
     # Fields of an unset message read as their defaults.
-    return [(attrgetter(row.path), row.most, row) for row in rows(request)]
+    return [(attrgetter(row.path), row.most, row) for row in field_limits(request)]
 
 
 _MEASURES = {

@@ -54,7 +54,7 @@ class Lanes:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method's row in the table.
 
     ``lane`` takes the lanes and a request. ``long`` is as in ``Plan``, and ``at_a_time`` as in ``accepting``.
@@ -72,24 +72,28 @@ def _on_the_loop(_lanes: Lanes, _request: Any) -> Lane:
     raise TypeError("it has no lane: what it needs is in memory, or gathered by rpc.hotpath")
 
 
-def _managed(lane: Callable[[Lanes, Any], Lane], crowd: CrowdLimit = shares.CALL_CROWD, long: bool = False) -> Row:
+def _managed(
+    lane: Callable[[Lanes, Any], Lane], crowd: CrowdLimit = shares.CALL_CROWD, long: bool = False
+) -> MethodRow:
     at_a_time = accepting.SOME if crowd is shares.STOP_CROWD else accepting.FEW
-    return Row(exchange.Manage, limits.REQUEST_BYTES, crowd, lane, long, at_a_time)
+    return MethodRow(exchange.Manage, limits.REQUEST_BYTES, crowd, lane, long, at_a_time)
 
 
-METHODS: Mapping[str, Row] = {
-    "Verify": Row(exchange.Verify, limits.VERIFY_BYTES, shares.VERIFY_CROWD, _on_the_loop, at_a_time=accepting.MANY),
-    "BatchVerify": Row(
+METHODS: Mapping[str, MethodRow] = {
+    "Verify": MethodRow(
+        exchange.Verify, limits.VERIFY_BYTES, shares.VERIFY_CROWD, _on_the_loop, at_a_time=accepting.MANY
+    ),
+    "BatchVerify": MethodRow(
         exchange.BatchVerify, limits.BATCH_BYTES, shares.BATCH_CROWD, lambda lanes, _: lanes.batch, long=True
     ),
-    "Watch": Row(exchange.Watch, limits.REQUEST_BYTES, shares.WATCH_CROWD, _on_the_loop),
+    "Watch": MethodRow(exchange.Watch, limits.REQUEST_BYTES, shares.WATCH_CROWD, _on_the_loop),
     "Get": _managed(lambda lanes, _: lanes.read),
     "List": _managed(lambda lanes, _: lanes.read, long=True),
     "ListEvents": _managed(lambda lanes, _: lanes.read, long=True),
     "ListDeliveries": _managed(lambda lanes, _: lanes.read, long=True),
     "Create": _managed(lambda lanes, _: lanes.issue),
     "Rotate": _managed(lambda lanes, _: lanes.issue),
-    "ClaimRotation": Row(exchange.Claim, limits.REQUEST_BYTES, shares.OPEN_CROWD, lambda lanes, _: lanes.claim),
+    "ClaimRotation": MethodRow(exchange.Claim, limits.REQUEST_BYTES, shares.OPEN_CROWD, lambda lanes, _: lanes.claim),
     "Update": _managed(lambda lanes, _: lanes.change),
     "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop, shares.STOP_CROWD),
     "Revoke": _managed(lambda lanes, _: lanes.stop, shares.STOP_CROWD),
@@ -174,7 +178,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no typ
             crowd.end_waiting(math.inf, ServerStopping())
 
 
-def check_methods(service: ServiceDescriptor, methods: Mapping[str, Row] = METHODS) -> None:
+def check_methods(service: ServiceDescriptor, methods: Mapping[str, MethodRow] = METHODS) -> None:
     """Raise ``SetupError`` unless the table has exactly one row for each RPC of the service."""
     offered = {method.name for method in service.methods}
     if missing := sorted(offered - methods.keys()):
@@ -198,7 +202,7 @@ def lane_limits(threads: int, cores: int) -> Mapping[str, LaneLimit]:
     }
 
 
-def _plan(method: Any, row: Row, crowds: Mapping[CrowdLimit, Presence], house: House, lanes: Lanes) -> Plan:
+def _plan(method: Any, row: MethodRow, crowds: Mapping[CrowdLimit, Presence], house: House, lanes: Lanes) -> Plan:
     request = GetMessageClass(method.input_type)
     return Plan(
         method.name,

@@ -35,7 +35,7 @@ from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.shedding import Shedding
-from tumbler_server.rpc.spreading import Turns, spread
+from tumbler_server.rpc.spreading import VerifyTurns, spread
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.verify.verifier import Unknown, View
@@ -53,7 +53,7 @@ class House:
     watching: Watching
     shedding: Shedding
     unsent: Unsent
-    verifying: Turns
+    verifying: VerifyTurns
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ AT_ONCE = 4
 """Calls that begin at once, in one turn of the loop or within ``TURN``."""
 
 
-class Turns:
+class VerifyTurns:
     """Gives turns to calls, a few at a time. If more calls want one, projects take turns.
 
     Use it on the loop's thread only.

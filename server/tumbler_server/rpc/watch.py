@@ -43,11 +43,11 @@ class Watching:
         The reason is ``Unauthenticated``, ``ScopeMissing``, ``ReaderTooSlow``, ``Overloaded``, ``ServerStopping`` or
         ``StoreUnavailable``, or what ``write`` raises. If cancelled, it ends at once.
         """
-        listener = _Listener(caller, address, write, self._lifecycle, self._tokens, self._clock)
-        await self._hub.serve(listener, wanted.project_id, _end_of(caller), wanted.interval, wanted.start)
+        subscriber = _Subscriber(caller, address, write, self._lifecycle, self._tokens, self._clock)
+        await self._hub.serve(subscriber, wanted.project_id, _end_of(caller), wanted.interval, wanted.start)
 
 
-class _Listener:
+class _Subscriber:
     """A caller, as the hub expects it."""
 
     __slots__ = ("_address", "_caller", "_clock", "_lifecycle", "_tokens", "key_id", "tenant", "write")

@@ -67,6 +67,9 @@ T = TypeVar("T")
 Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 """Runs a reading statement: ``Store.read`` outside a transaction, ``Transaction.read`` inside one."""
 
+Select = Callable[[peewee.BaseQuery], list[Any]]
+"""Runs a reading query: ``Store.select`` outside a transaction, ``Transaction.select`` inside one."""
+
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 COCKROACHDB = "cockroachdb"

@@ -22,7 +22,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 """Seconds between two failed attempts to connect."""
 
 
-class Connection(Protocol):
+class PooledConnection(Protocol):
     """What a pool needs of a connection."""
 
     @property
@@ -36,7 +36,7 @@ class Connection(Protocol):
         """Close it."""
 
 
-C = TypeVar("C", bound=Connection)
+C = TypeVar("C", bound=PooledConnection)
 
 
 class Pool(Generic[C]):
@@ -161,7 +161,7 @@ class Pool(Generic[C]):
             return
 
 
-def _has_ended(connection: Connection) -> bool:
+def _has_ended(connection: PooledConnection) -> bool:
     """Return whether an idle connection has something to read, which usually means that it has ended."""
     ready = select.poll()
     ready.register(connection.fileno(), select.POLLIN)

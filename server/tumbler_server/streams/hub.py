@@ -35,10 +35,10 @@ FRESH = SECOND // 2
 """The greatest age of a heartbeat's promise when it is sent."""
 
 PATIENCE = 5 * SECOND
-"""How long a listener may take to accept one notice."""
+"""How long a subscriber may take to accept one notice."""
 
 MOST_LAG = 30 * SECOND
-"""The longest total write time in which a listener that fell behind must be up to date again."""
+"""The longest total write time in which a subscriber that fell behind must be up to date again."""
 
 TURN = 16
 """Most streams served in one pass of the event loop. They delay other work by about 2 ms."""
@@ -54,17 +54,17 @@ _CONFIRM = "confirm"
 _log = structlog.get_logger(__name__)
 
 
-class Listener(Protocol):
+class Subscriber(Protocol):
     """The receiver of a stream. Only ``read`` may block."""
 
     tenant: str
-    """The project of the listener's key. The stream counts against its share."""
+    """The project of the subscriber's key. The stream counts against its share."""
 
     key_id: str
-    """The listener's key."""
+    """The subscriber's key."""
 
     def render(self, notice: Notice) -> bytes:
-        """Return the serialized notice for this listener and all others that share it."""
+        """Return the serialized notice for this subscriber and all others that share it."""
 
     def date(self, age: int) -> bytes:
         """Return the bytes to append to a heartbeat: how long the stream had been open when its promise was true."""
@@ -73,20 +73,20 @@ class Listener(Protocol):
         """Write a message. Return when the next one can be written."""
 
     def read(self) -> Any:
-        """Return the listener's key, read from the database. Called on another thread, for all streams of that key."""
+        """Return the subscriber's key, read from the database. Called on another thread, for all streams of the key."""
 
     def judge(self, read: Any = None) -> int:
-        """Return the time until which the listener may listen. ``read`` is a new result of ``read()``, if any.
+        """Return the time until which the subscriber may listen. ``read`` is a new result of ``read()``, if any.
 
-        Raises the error to end the stream with if the listener may not listen.
+        Raises the error to end the stream with if the subscriber may not listen.
         """
 
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """A listener and its position in the log. It receives the events of one project, or of all (``""``)."""
+    """A subscriber and its position in the log. It receives the events of one project, or of all (``""``)."""
 
-    listener: Listener
+    subscriber: Subscriber
     project_id: str
     tenant: str
     key_id: str
@@ -169,14 +169,14 @@ class Hub:
         self._tail.on_move(self._notice_move)
 
     async def serve(
-        self, listener: Listener, project_id: str, until: int, interval: int, start: int | None = None
+        self, subscriber: Subscriber, project_id: str, until: int, interval: int, start: int | None = None
     ) -> None:
-        """Send a listener all events after the revision ``start``, or after now, for as long as it is connected.
+        """Send a subscriber all events after the revision ``start``, or after now, for as long as it is connected.
 
         ``until`` is when its key ends. Never returns. Raises ``ServerStopping``, ``Overloaded``, ``ReaderTooSlow``,
-        ``StoreUnavailable``, or what the listener raised.
+        ``StoreUnavailable``, or what the subscriber raised.
         """
-        stream = self._open(listener, project_id, until, interval, start)
+        stream = self._open(subscriber, project_id, until, interval, start)
         try:
             while True:
                 await self._turn(stream)
@@ -207,11 +207,11 @@ class Hub:
         if self._ticking:
             self._ticking.cancel()
 
-    def _open(self, listener: Listener, project_id: str, until: int, interval: int, start: int | None) -> Stream:
+    def _open(self, subscriber: Subscriber, project_id: str, until: int, interval: int, start: int | None) -> Stream:
         if self._closed:
             raise ServerStopping
         now, task = self._monotonic(), asyncio.current_task()
-        stream = Stream(listener, project_id, listener.tenant, listener.key_id, interval, now, until, start, task)
+        stream = Stream(subscriber, project_id, subscriber.tenant, subscriber.key_id, interval, now, until, start, task)
         if leaver := self._places.take(stream):
             self._end(leaver, overloaded("the server ended the stream to make room for another project"))
             _note_end(leaver, "it made room for another project")
@@ -389,19 +389,21 @@ class Hub:
         stream.live, stream.waited = True, 0
         if beat and self._monotonic() - confirmed <= self._fresh:
             stream.beat = False
-            await self._send(stream, self._feed.nothing(notice.cursor), stream.listener.date(confirmed - stream.opened))
+            await self._send(
+                stream, self._feed.nothing(notice.cursor), stream.subscriber.date(confirmed - stream.opened)
+            )
         elif beat:
             self._late.add(stream)
         return False
 
     async def _check(self, stream: Stream) -> None:
         if not stream.judge:
-            stream.listener.judge()
+            stream.subscriber.judge()
             return
         stream.judge = False  # reset before reading the key, so that later changes count again
         # The position is part of the name: a read that began before a move must not serve a stream queued by it.
         name = ("key", stream.key_id, self._resets, self._position)
-        until = stream.listener.judge(await self._answer(stream, name, stream.listener.read))
+        until = stream.subscriber.judge(await self._answer(stream, name, stream.subscriber.read))
         if until != stream.until:
             stream.until, stream.beat = until, True
             self._schedule(stream, stream.interval)
@@ -423,10 +425,10 @@ class Hub:
 
     async def _send(self, stream: Stream, notice: Notice, date: bytes = b"") -> None:
         if notice.rendered is None:
-            object.__setattr__(notice, "rendered", stream.listener.render(notice))
+            object.__setattr__(notice, "rendered", stream.subscriber.render(notice))
         began = self._writing[stream] = self._monotonic()
         try:
-            await stream.listener.write(notice.rendered + date)  # type: ignore[operator]  # it has just been set
+            await stream.subscriber.write(notice.rendered + date)  # type: ignore[operator]  # it has just been set
         finally:
             del self._writing[stream]
         stream.waited += self._monotonic() - began

@@ -45,7 +45,7 @@ class DeliveryState(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptOutcome:
     """The outcome of an attempt. ``status`` is the HTTP status, or 0 without an answer. ``error`` is our own text."""
 
     status: int = 0
@@ -202,7 +202,7 @@ def settle(transaction: Transaction, settled: Sequence[Delivery], state: Deliver
         reschedule(transaction, endpoint_id, 0)
 
 
-def record(transaction: Transaction, done: Sequence[tuple[Delivery, Outcome]], now: int) -> list[DeliveryState]:
+def record(transaction: Transaction, done: Sequence[tuple[Delivery, AttemptOutcome]], now: int) -> list[DeliveryState]:
     """Record the outcomes of attempts, and return the new state of each delivery."""
     ends = [(each, outcome, *_next(each, outcome, now)) for each, outcome in done]
     delivered = [(each, outcome.status) for each, outcome, state, _ in ends if state is DeliveryState.DELIVERED]
@@ -217,7 +217,12 @@ def record(transaction: Transaction, done: Sequence[tuple[Delivery, Outcome]], n
 
 
 def _record_failure(
-    transaction: Transaction, delivery: Delivery, outcome: Outcome, state: DeliveryState, next_time: int, now: int
+    transaction: Transaction,
+    delivery: Delivery,
+    outcome: AttemptOutcome,
+    state: DeliveryState,
+    next_time: int,
+    now: int,
 ) -> None:
     values = (int(state), next_time, now, outcome.status, outcome.error)
     if not transaction.read(
@@ -277,7 +282,7 @@ def _unchanged(delivery: Delivery) -> tuple[int, int, int]:
     return delivery.revision, delivery.attempts, delivery.give_up_time
 
 
-def _next(delivery: Delivery, outcome: Outcome, now: int) -> tuple[DeliveryState, int]:
+def _next(delivery: Delivery, outcome: AttemptOutcome, now: int) -> tuple[DeliveryState, int]:
     if 200 <= outcome.status < 300 and not outcome.error:
         return DeliveryState.DELIVERED, NEVER
     if outcome.status == 410:
@@ -300,7 +305,7 @@ def _turn_off(transaction: Transaction, endpoint_id: str, now: int) -> None:
     )
 
 
-def _note_failure(transaction: Transaction, endpoint_id: str, outcome: Outcome, now: int) -> None:
+def _note_failure(transaction: Transaction, endpoint_id: str, outcome: AttemptOutcome, now: int) -> None:
     (endpoint,) = transaction.select(EndpointRow.select().where(EndpointRow.id == endpoint_id))
     failures = min(endpoint.failures + 1, 1_000)
     pause = _PAUSES[min(failures, len(_PAUSES)) - 1]

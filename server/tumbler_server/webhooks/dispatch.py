@@ -23,11 +23,11 @@ from tumbler_server.secrets.vault import CannotOpen
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
 from tumbler_server.webhooks import deliveries, messages
-from tumbler_server.webhooks.deliveries import Delivery, DeliveryState, Endpoint, Outcome
+from tumbler_server.webhooks.deliveries import AttemptOutcome, Delivery, DeliveryState, Endpoint
 from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.fairness import has_room
 from tumbler_server.webhooks.messages import ClaimToken
-from tumbler_server.webhooks.post import Answer, Unsent
-from tumbler_server.webhooks.shares import has_room
+from tumbler_server.webhooks.post import HttpResponse, PostFailed
 
 SENDERS = 4 * WEBHOOKS_SENT.most
 """Webhooks in flight at the same time. Senders only wait, so many of them cost little."""
@@ -50,7 +50,9 @@ _MOST_WRITTEN = 32
 PATIENCE = 2.0
 """Seconds that a stopping server waits for webhooks in flight."""
 
-_NO_SECRET = Outcome(error="its secret cannot be decrypted, because the pepper is gone: replace the webhook secret")
+_NO_SECRET = AttemptOutcome(
+    error="its secret cannot be decrypted, because the pepper is gone: replace the webhook secret"
+)
 _COUNTED = {
     DeliveryState.DELIVERED: "delivered",
     DeliveryState.PENDING: "failed",
@@ -58,8 +60,8 @@ _COUNTED = {
     DeliveryState.ENDPOINT_OFF: "endpoint_off",
 }
 
-Post = Callable[[str, bytes, Mapping[str, str], str], Answer]
-"""Posts a body with headers to a URL, for a project. Raises ``Unsent``."""
+Post = Callable[[str, bytes, Mapping[str, str], str], HttpResponse]
+"""Posts a body with headers to a URL, for a project. Raises ``PostFailed``."""
 
 _log = structlog.get_logger(__name__)
 
@@ -102,7 +104,7 @@ class Dispatch:
         self._last = {False: "", True: ""}  # by ``failing``: the project that the last turn ended with
         self._senders = 0
         self._waiting: queue.SimpleQueue[tuple[Endpoint, Delivery, str] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[Delivery, Outcome, float]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Delivery, AttemptOutcome, float]] = queue.SimpleQueue()
         self.finished: Callable[[], None] = lambda: None
         """A callback after each attempt, which may trigger ``work``."""
 
@@ -236,7 +238,7 @@ class Dispatch:
 
         Waits up to ``patience`` seconds for the first one; None waits without limit.
         """
-        done: list[tuple[Delivery, Outcome]] = []
+        done: list[tuple[Delivery, AttemptOutcome]] = []
         with contextlib.suppress(queue.Empty):
             while len(done) < _MOST_WRITTEN:
                 block = patience != 0 and not done
@@ -272,11 +274,11 @@ class Dispatch:
                 outcome = self._attempt(endpoint, delivery, body)
             except Exception as failure:
                 _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
-                outcome = Outcome(error="internal error; the server's log has the details")
+                outcome = AttemptOutcome(error="internal error; the server's log has the details")
             self._done.put((delivery, outcome, time.monotonic() - began))
             self.finished()
 
-    def _attempt(self, endpoint: Endpoint, delivery: Delivery, body: str) -> Outcome:
+    def _attempt(self, endpoint: Endpoint, delivery: Delivery, body: str) -> AttemptOutcome:
         now = self._wall()
         try:
             signers = self._endpoints.signers(endpoint, now)
@@ -292,9 +294,9 @@ class Dispatch:
         }
         try:
             answer = self._post(delivery.url, body.encode(), headers, delivery.project_id)
-        except Unsent as unsent:
-            return Outcome(error=unsent.reason)
+        except PostFailed as failed:
+            return AttemptOutcome(error=failed.reason)
         if 200 <= answer.status < 300:
-            return Outcome(answer.status)
+            return AttemptOutcome(answer.status)
         redirect = ", and redirects are not followed" if 300 <= answer.status < 400 else ""
-        return Outcome(answer.status, f"answered {answer.status}{redirect}", answer.retry_after)
+        return AttemptOutcome(answer.status, f"answered {answer.status}{redirect}", answer.retry_after)

@@ -2,18 +2,16 @@
 
 import base64
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import peewee
 from standardwebhooks.webhooks import Webhook
 
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.errors import EndpointNotFound, LimitReached, WebhooksNeedPepper
 from tumbler_server.limits import WEBHOOK_SECRETS, WEBHOOK_URLS
 from tumbler_server.secrets.vault import CannotOpen, Sealed, Vault
-from tumbler_server.store.database import Transaction
+from tumbler_server.store.database import Select, Transaction
 from tumbler_server.store.models import EndpointRow
 from tumbler_server.webhooks.targets import Judge
 
@@ -23,12 +21,9 @@ OVERLAP = DAY
 SIZE = 32
 """Bytes of a secret. The Standard Webhooks specification asks for 24 to 64."""
 
-Select = Callable[[peewee.BaseQuery], list[Any]]
-"""Runs a reading query: ``Store.select`` outside a transaction, ``Transaction.select`` inside one."""
-
 
 @dataclass(frozen=True)
-class Replaced:
+class NewSecret:
     """A new secret, shown once, and the time until which the previous one signs as well."""
 
     text: str = field(repr=False)
@@ -70,7 +65,7 @@ class Endpoints:
         _turn_on(transaction, found.id)
         return ""
 
-    def replace_secret(self, transaction: Transaction, project_id: str, url: str, now: int) -> Replaced:
+    def replace_secret(self, transaction: Transaction, project_id: str, url: str, now: int) -> NewSecret:
         """Give an endpoint a new secret. The current one signs beside it for a day.
 
         Secrets that were replaced in the last day go on signing too, so any of them that the receiver knows still
@@ -92,7 +87,7 @@ class Endpoints:
                 previous_expire_time=until,
             ).where(EndpointRow.id == found.id)
         )
-        return Replaced(_text(secret), until)
+        return NewSecret(_text(secret), until)
 
     def signers(self, endpoint: Any, now: int) -> list[Webhook]:
         """Return the signers of an endpoint's row: its secret and, while they overlap, the previous ones.

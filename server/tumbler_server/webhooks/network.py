@@ -37,7 +37,7 @@ _CERTIFICATE = {
 T = TypeVar("T")
 
 
-class Unsent(Exception):
+class PostFailed(Exception):
     """There is no response. ``reason`` says why, in our own words: it quotes nothing from the other side."""
 
     def __init__(self, reason: str) -> None:
@@ -53,15 +53,15 @@ class Deadline:
         self._end = time.monotonic() + timeout
 
     def left(self) -> float:
-        """Return the seconds that are left, always more than 0. Raises ``Unsent`` if none are."""
+        """Return the seconds that are left, always more than 0. Raises ``PostFailed`` if none are."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise self.passed()
         return left
 
-    def passed(self) -> Unsent:
+    def passed(self) -> PostFailed:
         """Return the error to raise after the deadline."""
-        return Unsent(f"timed out after {self._timeout:g} s")
+        return PostFailed(f"timed out after {self._timeout:g} s")
 
 
 class Dialer(httpcore.NetworkBackend):
@@ -96,7 +96,7 @@ class Dialer(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        """Connect to the first address that answers in its share of the time. Raises ``Unsent``."""
+        """Connect to the first address that answers in its share of the time. Raises ``PostFailed``."""
         for waiting in range(len(self._addresses), 0, -1):
             share = self._deadline.left() / waiting
             try:
@@ -106,7 +106,7 @@ class Dialer(httpcore.NetworkBackend):
             except OSError:
                 continue
         self._deadline.left()
-        raise Unsent(self._unreachable)
+        raise PostFailed(self._unreachable)
 
     def close(self) -> None:
         """Close all sockets that were opened."""
@@ -133,7 +133,7 @@ class _Connection(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - it has its own deadline
         if not self._room:
-            raise Unsent("the response is too long")
+            raise PostFailed("the response is too long")
         try:
             self._socket.settimeout(self._deadline.left())
             data = self._socket.recv(min(max_bytes, _CHUNK, self._room))
@@ -178,7 +178,7 @@ class _Tls(httpcore.NetworkStream):
         try:
             self._run(self._tls.do_handshake)
         except httpcore.NetworkError:
-            raise Unsent("TLS failed: the handshake was aborted") from None
+            raise PostFailed("TLS failed: the handshake was aborted") from None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         return self._run(functools.partial(self._tls.read, max_bytes))
@@ -203,11 +203,11 @@ class _Tls(httpcore.NetworkStream):
                     self._received.write_eof()
             except ssl.SSLCertVerificationError as failure:
                 why = _CERTIFICATE.get(failure.verify_code, "the certificate is not accepted")
-                raise Unsent(f"TLS failed: {why}") from None
+                raise PostFailed(f"TLS failed: {why}") from None
             except ssl.SSLEOFError:
                 raise httpcore.ReadError from None
             except ssl.SSLError:
-                raise Unsent("TLS failed: TLS 1.2 or newer could not be agreed on") from None
+                raise PostFailed("TLS failed: TLS 1.2 or newer could not be agreed on") from None
             else:
                 self._flush()
                 return done

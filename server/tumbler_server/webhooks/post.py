@@ -15,10 +15,10 @@ import httpcore
 
 from tumbler_server.clock import SECOND, Clock, system_clock
 from tumbler_server.errors import SetupError
-from tumbler_server.webhooks.network import Deadline, Dialer, Unsent
+from tumbler_server.webhooks.network import Deadline, Dialer, PostFailed
 from tumbler_server.webhooks.targets import Refused, Resolver, Target, TargetRules, Unresolvable, by_proxy, parse
 
-__all__ = ["Answer", "Poster", "Unsent"]
+__all__ = ["HttpResponse", "PostFailed", "Poster"]
 
 TIMEOUT = 15.0
 """Seconds for the whole POST: name resolution, connection, TLS, request and response."""
@@ -36,7 +36,7 @@ _DATE = re.compile(rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """A receiver's response. ``retry_after`` is in microseconds from now; None if it is missing or invalid."""
 
     status: int
@@ -81,34 +81,34 @@ class Poster:
         # At its finest level httpcore would log responses.
         logging.getLogger("httpcore").setLevel(logging.INFO)
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], project_id: str = "") -> Answer:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], project_id: str = "") -> HttpResponse:
         """Post ``body`` once, for a project, and return the response, whatever its status. Redirects are not followed.
 
         The response counts as soon as its headers have arrived; an error in its body changes nothing. Raises
-        ``Unsent``, at the timeout at the latest.
+        ``PostFailed``, at the timeout at the latest.
         """
         deadline = Deadline(self._timeout)
         if self._closed:
-            raise Unsent("this server is stopping")
+            raise PostFailed("this server is stopping")
         try:
             target = parse(url, self._rules)
             dialer, pool = self._way(target, deadline, project_id)
         except Refused as broken:
-            raise Unsent(f"refused: {broken}") from None
+            raise PostFailed(f"refused: {broken}") from None
         except Unresolvable:
-            raise Unsent("the name cannot be resolved") from None
+            raise PostFailed("the name cannot be resolved") from None
         where = httpcore.URL(scheme=target.scheme, host=target.bracketed, port=target.port, target=target.path)
         sent = [("Connection", "close"), *headers.items()]
         try:
             with contextlib.closing(dialer), pool, pool.stream("POST", where, headers=sent, content=body) as response:
-                answer = Answer(response.status, _retry_after(response.headers, self._clock()))
-                with contextlib.suppress(Unsent, *_BROKEN):
+                answer = HttpResponse(response.status, _retry_after(response.headers, self._clock()))
+                with contextlib.suppress(PostFailed, *_BROKEN):
                     _skim(response)
                 return answer
         except httpcore.ProxyError:
-            raise Unsent("the proxy refused") from None
+            raise PostFailed("the proxy refused") from None
         except _BROKEN:
-            raise Unsent("no complete HTTP response") from None
+            raise PostFailed("no complete HTTP response") from None
 
     def close(self) -> None:
         """Refuse new posts. Posts in flight go on until their deadlines at most."""
@@ -132,7 +132,7 @@ class Poster:
         try:
             addresses = self._resolver.unjudged(self._proxy.host, deadline.left())
         except Unresolvable:
-            raise Unsent(unreachable) from None
+            raise PostFailed(unreachable) from None
         dialer = Dialer(addresses, self._proxy.port, self._tls, target.host, deadline, unreachable)
         return dialer, httpcore.HTTPProxy(
             self._proxy.url, self._proxy.auth, ssl_context=self._unused_tls, network_backend=dialer

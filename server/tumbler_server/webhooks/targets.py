@@ -21,7 +21,7 @@ from tumbler_server import clock as clocks
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import Overloaded
 from tumbler_server.limits import WEBHOOK_LOOK_UPS
-from tumbler_server.webhooks.shares import has_room
+from tumbler_server.webhooks.fairness import has_room
 
 LONGEST = 2_048
 """Most characters of a URL."""
