@@ -162,7 +162,7 @@ class TestListener:
         listener.close()
 
 
-class TestFollowing:
+class TestPoller:
     """The threads that keep a tail at the log's end without calls."""
 
     @pytest.fixture
