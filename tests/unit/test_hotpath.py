@@ -299,10 +299,10 @@ def test_no_secret_is_shown() -> None:
     """The repr of a presented key contains at most its id."""
     text = generate("tmb").text
     asked = Unknown(text, keyformat.parse(text).id, b"tag", keyformat.parse(text))
-    doubtful = Doubtful(asked, Key(id=asked.id, project_id="acme"), HashedSecret("hash", b"digest", "pepper"), 0)
+    doubtful = Doubtful(asked, Key(id=asked.id, project_id="acme"), HashedSecret("bcrypt", b"digest", "pepper"), 0)
     shown = f"{Question(text)} {asked} {doubtful}"
     assert asked.id in shown
-    for part in (text, keyformat.parse(text).secret, "b'tag'", "hash", "digest"):
+    for part in (text, keyformat.parse(text).secret, "b'tag'", "bcrypt", "digest"):
         assert part not in shown
 
 
