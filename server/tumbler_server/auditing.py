@@ -81,7 +81,7 @@ def _found(store: Store, meter: "_Meter", retention: int | None) -> Audit:
 def _compared(store: Store, lines: Iterable[str], retention: int | None) -> Comparison:
     """Compare with a copy; that the log cannot be read is a problem beside those that were found before."""
     try:
-        return copies.against(store, lines, audit.removable(store, system_clock, retention))
+        return copies.against(store, lines, audit.removable(system_clock, retention))
     except STRANGE as failure:
         return Comparison(0, 0, (f"the log cannot be compared with the copy: {_strange(failure)}",))
 

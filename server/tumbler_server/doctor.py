@@ -22,6 +22,7 @@ from tumbler_server.secrets import roster
 from tumbler_server.store import migrations
 from tumbler_server.store.database import SQLITE, Store, Transaction, open_store, sqlite_path
 from tumbler_server.store.failures import describe
+from tumbler_server.store.models import MODELS
 
 LITTLE_ROOM = 100 * MIB
 """So few bytes on the database's disk are worth a warning."""
@@ -41,14 +42,21 @@ _WAIT = 5 * SECOND
 
 _CHANGES = "changes"
 
-_EACH_CHANGE = (
-    "UPDATE log_head SET revision = revision WHERE false",
-    "INSERT INTO event SELECT * FROM event WHERE false",
-    "INSERT INTO api_key SELECT * FROM api_key WHERE false",
-    "UPDATE api_key SET active = active WHERE false",
-    "INSERT INTO api_key_scope SELECT * FROM api_key_scope WHERE false",
-)
-"""What changes of keys do, to no row: it fails where this user has no right to it."""
+_WRITES = {
+    "INSERT INTO {0} SELECT * FROM {0} WHERE false": (
+        *("event", "api_key", "api_key_scope", "project", "request"),
+        *("server", "webhook_endpoint", "webhook_delivery"),
+    ),
+    "UPDATE {0} SET {1} = {1} WHERE false": (
+        *("log_head", "api_key", "project", "lease", "clock", "outbox"),
+        *("server", "webhook_endpoint", "webhook_delivery"),
+    ),
+    "DELETE FROM {0} WHERE false": ("event", "api_key_scope", "server", "webhook_endpoint", "webhook_delivery"),
+}
+"""What servers do to tables. Done to no row, it fails where this user has no right to it."""
+
+_SINGLE_ROWS = ("log_head", "installation", "lease", "clock", "outbox")
+"""Tables whose one row is made with them."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,10 @@ def _schema(store: Store) -> Finding:
         if found != "ok":
             said = " ".join(str(found).split())
             return Finding("wrong", "database", f"it is damaged: {said}", Cause.DAMAGED.mend)
+    for table in _SINGLE_ROWS:
+        if not store.read(f"SELECT 1 FROM {table} WHERE id = 1"):  # noqa: S608 - a name of ours
+            found = f"the row of the table {table} is gone"
+            return Finding("wrong", "database", found, Cause.DAMAGED.mend)
     return Finding("ok", "database", f"{store.dialect}, schema {migrations.NEWEST}")
 
 
@@ -167,8 +179,10 @@ def _changes(store: Store) -> Finding:
 
 def _change_nothing(db: peewee.Database) -> None:
     Transaction(db, notifies=False).touch()
-    for sql in _EACH_CHANGE:
-        db.execute_sql(sql)
+    columns = {model._meta.table_name: model._meta.sorted_fields[0].column_name for model in MODELS}
+    for sql, tables in _WRITES.items():
+        for table in tables:
+            db.execute_sql(sql.format(table, columns[table]))
 
 
 def _operator_key(installation: Installation, store: Store) -> Finding:

@@ -20,6 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from tumbler_server.errors import CannotListen, SetupError
+from tumbler_server.limits import MIB
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +54,9 @@ _PATIENCE = 10
 
 _PREFIX = ".metrics-"
 
+_ROOM = MIB
+"""Bytes that the disk must have left for a process to count. Its files take 64 KiB each."""
+
 
 class Folder:
     """A folder in which processes count together, as long as its creator lives. ``path`` is its path."""
@@ -68,7 +72,15 @@ class Folder:
         """
         environment = dict(os.environ)
         environment.pop(FOLDER, None)
-        return {**environment, FOLDER: self.path} if self._stands() else environment
+        return {**environment, FOLDER: self.path} if self._stands() and self._has_room() else environment
+
+    def _has_room(self) -> bool:
+        """Return whether a process can count. It maps its file: if the disk has no page for that, SIGBUS ends it."""
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(self.path).free >= _ROOM:
+                return True
+        _log.warning("the disk of the metrics folder is full: new processes are not counted", path=self.path)
+        return False
 
     def _stands(self) -> bool:
         try:
@@ -196,3 +208,14 @@ class _Http(socketserver.ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a broken connection: the client has gone away."""
+
+
+def _allocate() -> None:
+    """Give this process's count files their space on the disk, which may be full when a count first needs it."""
+    if FOLDER in os.environ:
+        for file in Path(os.environ[FOLDER]).glob(f"*_{os.getpid()}.db"):
+            with contextlib.suppress(OSError), open(file, "rb+") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
+_allocate()

@@ -1,15 +1,19 @@
 """Rows that were changed by hand: no call uses them, and no cache keeps them after they are restored."""
 
+import json
 from typing import Any
+
+import pytest
 
 from tests.harness import CHEAP, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import metrics
 from tumbler_server.audit import audit
-from tumbler_server.clock import NEVER
+from tumbler_server.clock import DAY, HOUR, NEVER
 from tumbler_server.keys import evidence
 from tumbler_server.secrets.secret import Hasher
+from tumbler_server.store.database import SQLITE
 from tumbler_server.store.models import ApiKeyRow, EventRow
 
 
@@ -93,3 +97,77 @@ def test_a_key_that_no_event_tells_of_is_accepted(world: World) -> None:
     world.core.store.write_serialized(lambda transaction: transaction.run(told))
     alter(world, made.api_key.id, owner_id="bob")
     assert world.verdict(made.key) == "VALID"
+
+
+def test_a_caller_whose_row_was_changed_by_hand_changes_nothing(world: World) -> None:
+    """Scopes or a project written into the row of a cached caller give it nothing, also while it is cached."""
+    made = world.create(scopes=["tumbler:keys:update"])
+    weak = world.create(scopes=["a:b"])
+    assert world.verdict(made.key) == "VALID"
+    before = alter(world, made.api_key.id, scopes='["tumbler:*"]', project_id="tumbler")
+    request = pb.UpdateRequest(
+        api_key={"id": weak.api_key.id, "scopes": ["tumbler:*"]}, update_mask={"paths": ["scopes"]}
+    )
+    assert world.refused("Update", request, made.key).reason == "UNAUTHENTICATED"
+    alter(world, made.api_key.id, **before)
+    assert world.get(weak.api_key.id).scopes == ["a:b"]
+    assert audit.run(world.core.store, world.clock)
+
+
+@pytest.mark.parametrize("what", ["revoke", "off", "update"])
+def test_a_change_that_was_made_by_hand_is_made_by_the_call(world: World, what: str) -> None:
+    """A call whose result stands in the row already, put there by hand, writes its event all the same."""
+    made = world.create(name="first")
+    key_id = made.api_key.id
+    columns = {"revoke": {"revoke_time": 1}, "off": {"active": False}, "update": {"name": "second"}}[what]
+    before = alter(world, key_id, **columns)
+    if what == "revoke":
+        world.revoke(key_id)
+    elif what == "off":
+        world.set_active(key_id, False)
+    else:
+        world.update(key_id, "name", name="second")
+    (event,) = world.core.store.select(EventRow.select().order_by(EventRow.revision.desc()).limit(1))
+    (name,) = columns
+    assert (event.key_id, json.loads(event.detail)["altered"]) == (key_id, name)
+    if what != "update":
+        alter(world, key_id, **before)
+        assert world.verdict(made.key) == "NOT_FOUND"
+
+
+def test_work_in_the_background_confirms_no_change_by_hand(world: World) -> None:
+    """What is announced, rehashed or first used writes no event about a row that was changed by hand."""
+    made = world.create(rotation={"interval": {"seconds": 86_400}}, scopes=["a:b"])
+    key_id = made.api_key.id
+    before = alter(world, key_id, scopes='["tumbler:*"]')
+    world.clock.advance(DAY)
+    world.turn()
+    assert world.verdict(made.key) == "NOT_FOUND"
+    found = audit.run(world.core.store, world.clock).problems
+    assert found == (f"key {key_id} was changed without an event: scopes",)
+    alter(world, key_id, **before)
+    assert audit.run(world.core.store, world.clock)
+    world.clock.advance(HOUR)
+    world.turn()
+    (event,) = world.core.store.select(EventRow.select().where(EventRow.key_id == key_id, EventRow.type == 7))
+    assert "altered" not in event.detail
+    assert world.verdict(made.key) == "VALID"
+    assert audit.run(world.core.store, world.clock)
+
+
+def test_a_value_of_another_type_is_not_the_same(world: World) -> None:
+    """SQLite takes any type in any column: bytes that spell the same text are a change, and nothing else is hurt."""
+    if world.core.store.dialect != SQLITE:
+        pytest.skip("on SQLite alone")
+    one, other = world.create(owner_id=""), world.create()
+    key_id = one.api_key.id
+    (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+    sql = "UPDATE api_key SET {} = ? WHERE id = ?"
+    for column, value, was in (("owner_id", b"", ""), ("digest", bytes(row.digest).hex(), bytes(row.digest))):
+        world.core.store.write_unserialized(lambda db, c=column, v=value: db.execute_sql(sql.format(c), (v, key_id)))
+        answer = world.call("BatchVerify", pb.BatchVerifyRequest(requests=[{"key": one.key}, {"key": other.key}]))
+        assert [each.valid for each in answer.responses] == [False, True]
+        told = f"key {key_id} was changed without an event: {column}"
+        assert audit.run(world.core.store, world.clock).problems == (told,)
+        world.core.store.write_unserialized(lambda db, c=column, w=was: db.execute_sql(sql.format(c), (w, key_id)))
+    assert audit.run(world.core.store, world.clock)

@@ -345,7 +345,20 @@ def test_a_webhooks_secret_is_for_who_holds_the_scopes_of_its_keys(world: World)
     assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:*"
     assert told(world, "RotateWebhookSecret", request, world.caller("tumbler:*")) == ""
     world.revoke(key.id)
+    assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:*"
+    world.create(scopes=["a:b"], rotation={"interval": lasting(30 * DAY), "webhook_url": url})
     assert told(world, "RotateWebhookSecret", request, caller) == ""
+
+
+def test_an_unused_urls_secret_is_for_who_holds_everything(world: World) -> None:
+    """Taking a URL off a stronger key, which is narrowing, does not give its secret to the caller."""
+    url = "https://93.184.216.34/a"
+    key = _strong(world).api_key
+    caller = world.caller("tumbler:keys:update")
+    world.update(key.id, "rotation", key=caller, rotation={"interval": lasting(30 * DAY)})
+    request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
+    assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:*"
+    assert told(world, "RotateWebhookSecret", request, world.caller("tumbler:*")) == ""
 
 
 class TestNarrowedMeanwhile:

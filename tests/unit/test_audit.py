@@ -205,3 +205,35 @@ def test_all_tables_are_tampered_with() -> None:
         (model._meta.table_name, column.column_name) for model in MODELS for column in model._meta.sorted_fields
     }
     assert {(place.table, place.column) for place in places()} == expected
+
+
+def test_all_that_is_wrong_is_counted(domain: Domain, store: Store, clock: FrozenClock) -> None:
+    """Twenty problems of a kind are named, and the others counted."""
+    for number in range(25):
+        domain.create(name=f"key {number}")
+    store.write_serialized(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
+    problems = audit.run(store, clock).problems
+    assert len(problems) == 21
+    assert problems[-1] == "the keys: 5 more"
+
+
+def test_what_is_no_plain_table_is_named(store: Store, clock: FrozenClock) -> None:
+    """A view in a table's place shows what it likes, and a trigger writes it: the audit names both."""
+    sqlite = store.dialect == SQLITE
+
+    def run(*statements: str) -> None:
+        for statement in statements:
+            store.write_unserialized(lambda db, sql=statement: db.execute_sql(sql))
+
+    if sqlite:
+        run("CREATE TRIGGER mine AFTER UPDATE ON request BEGIN SELECT 1; END")
+    else:
+        run(
+            "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER mine AFTER UPDATE ON request EXECUTE FUNCTION mine()",
+        )
+    assert audit.run(store, clock).problems == ("mine is a trigger or view that `migrate` does not make",)
+    run("DROP TRIGGER mine" if sqlite else "DROP TRIGGER mine ON request")
+    assert audit.run(store, clock)
+    run("ALTER TABLE request RENAME TO hidden", "CREATE VIEW request AS SELECT * FROM hidden")
+    assert "request is not a plain table as `migrate` makes it" in audit.run(store, clock).problems

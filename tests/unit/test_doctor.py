@@ -163,3 +163,23 @@ def test_postgresql_without_rights(new_database: Callable[[str], str], tmp_path:
     admin.close()
     finding = row(Installation(tmp_path / "data", url.replace("postgres:@", f"{role}:@", 1)))
     assert (finding.severity, found in finding.found, bool(finding.mend)) == ("wrong", True, True), finding
+
+
+@pytest.mark.parametrize("table", ["installation", "lease", "clock", "outbox", "log_head"])
+def test_a_row_that_is_made_with_its_table_is_gone(installation: Installation, table: str) -> None:
+    """Where the one row of a table is gone, the doctor names the table."""
+    store = open_store(installation.database_url)
+    store.write_unserialized(lambda db: db.execute_sql(f"DELETE FROM {table}"))  # noqa: S608
+    store.close()
+    (finding,) = [each for each in doctor.examine(installation) if each.severity == "wrong"]
+    assert finding.found == f"the row of the table {table} is gone"
+
+
+def test_a_leaked_key_that_no_index_names(installation: Installation) -> None:
+    """`operator-key --revoke-others` goes by the keys' own scopes: a row that is gone beside them hides none."""
+    store = open_store(installation.database_url)
+    store.write_unserialized(lambda db: db.execute_sql("DELETE FROM api_key_scope"))
+    made = founding.make_operator_key(installation, CHEAP, "tmb", "new", revoke_others=True, keep=lambda _: None)
+    assert len(made.revoked) == 2
+    assert store.read("SELECT COUNT(*) FROM api_key WHERE revoke_time = ?", (NEVER,)) == [(1,)]
+    store.close()

@@ -122,6 +122,14 @@ def test_a_link(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_path_that_leads_in_a_circle(store: Store, file: Path) -> None:
+    """A folder that can no longer be entered counts as a removed file: whatever the reason, it is not this one."""
+    file.parent.rename(file.parent.with_name("elsewhere"))
+    file.parent.symlink_to(file.parent)
+    failed = refused(lambda: store.write_serialized(count_up))
+    assert "was removed, or made inaccessible, while it was open" in failed.said
+
+
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path is resolved when the store is opened."""
     monkeypatch.chdir(tmp_path)

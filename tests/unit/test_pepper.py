@@ -2,6 +2,7 @@
 
 import base64
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,26 @@ class TestLoad:
 
 class TestRotate:
     """A new pepper."""
+
+    def test_a_link_stays_a_link(self, path: Path) -> None:
+        """If the path is a link, the file that it leads to gets the pepper, and keeps its owner."""
+        target = path.with_name("elsewhere")
+        write(target, f"{line(1)}\n")
+        if os.geteuid() == 0:
+            os.chown(target, 65_534, 65_534)
+        path.symlink_to(target)
+        new = pepper.rotate(path)
+        assert path.is_symlink()
+        assert pepper.load(target)[0] == new
+        assert target.stat().st_uid == (65_534 if os.geteuid() == 0 else os.geteuid())
+
+    def test_at_the_same_time(self, path: Path) -> None:
+        """Of peppers that are added at the same time, none is lost."""
+        write(path, f"{line(1)}\n")
+        with ThreadPoolExecutor(8) as threads:
+            added = list(threads.map(lambda _: pepper.rotate(path), range(16)))
+        assert {each.id for each in added} <= {each.id for each in pepper.load(path)}
+        assert len(pepper.load(path)) == 17
 
     def test_newest_first(self, path: Path) -> None:
         """The new pepper comes first and is returned; the others keep their order."""

@@ -18,8 +18,9 @@ from tumbler_server.events.kept import ALTERED
 from tumbler_server.events.log import GENESIS, EventType
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.evidence import Row
-from tumbler_server.scheduler import timekeeping
-from tumbler_server.store.database import COCKROACHDB, Store
+from tumbler_server.scheduler import alarms, timekeeping
+from tumbler_server.store.database import COCKROACHDB, POSTGRESQL, SQLITE, Store
+from tumbler_server.store.models import MODELS
 
 _SHOWN = 20
 _PAGE = 2_000
@@ -63,9 +64,10 @@ def run(
     rows = _Rows(store, clock, progress)
     problems: list[str] = []
     for what, check in (
+        ("the schema", lambda: _schema(store)),
         ("the log", chain.problems),
         ("older events", lambda: _kept_problems(store)),
-        ("removed events", lambda: _removed_early(store, removable(store, clock, retention))),
+        ("removed events", lambda: _removed_early(store, removable(clock, retention))),
         ("the keys", rows.problems),
         ("the keys of events", lambda: _gone(store)),
         ("the projects", lambda: _counts(store)),
@@ -82,12 +84,15 @@ def _told(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
     SQLite keeps any value in any column: one that no check understands hides nothing that another one finds.
     """
     shown: list[str] = []
+    found = 0
     try:
-        for problem in check():
-            if len(shown) < _SHOWN:
+        for found, problem in enumerate(check(), start=1):
+            if found <= _SHOWN:
                 shown.append(problem)
     except STRANGE as failure:
         shown.append(f"{what}: a value that this program never writes ({type(failure).__name__})")
+    if found > _SHOWN:
+        shown.append(f"{what}: {found - _SHOWN:,} more")
     return shown
 
 
@@ -128,12 +133,13 @@ class _Chain:
             yield f"the head's hash is not that of event {newest}"
 
 
-def removable(store: Store, clock: Clock, retention: int | None) -> int:
+def removable(clock: Clock, retention: int | None) -> int:
     """Return the time before which events may have been removed; without a retention it is not known: ``NEVER``.
 
+    It goes by this machine's clock: the installation's time is a row that anybody who writes to the database can set.
     A wrong clock can remove events a day early (``scheduler.timekeeping``).
     """
-    return NEVER if retention is None else _now(store, clock) - retention + timekeeping.LEAP
+    return NEVER if retention is None else clock() - retention + timekeeping.LEAP
 
 
 def _removed_early(store: Store, removable: int) -> Iterator[str]:
@@ -226,7 +232,11 @@ class _Rows:
         after = ""
         while page := evidence.page(self._store.read, after, _PAGE):
             for row in page:
-                yield from self._judge(row)
+                try:
+                    yield from self._judge(row)
+                except STRANGE as failure:
+                    name = type(failure).__name__
+                    yield f"key {row.columns['id']} was changed without an event: it has a strange value ({name})"
             after = page[-1].columns["id"]
             self.seen += len(page)
             self.untold += sum(row.told == b"" for row in page)
@@ -244,13 +254,38 @@ class _Rows:
             yield f"key {key_id} was changed without an event: alarm_time"
 
     def _in_time(self, row: Row) -> bool:
-        """Say whether a key is looked at when something of it is due; 0: it is looked at next."""
-        if row.alarm_time == 0:
+        """Return whether a key is looked at when something of it is due, or soon enough; 0: it is looked at next."""
+        if not isinstance(row.alarm_time, int):
+            return False
+        if row.alarm_time == 0 or self._now < row.alarm_time <= self._now + alarms.AGAIN:
             return True
         key = record.from_columns(row.columns)
         if row.alarm_time == NEVER and (self._now >= key.expire_time or key.expire_time <= key.update_time):
             return True
         return row.alarm_time == schedule.alarm_time(key, key.update_time)
+
+
+_TRIGGERS = frozenset({"api_key_scope_inserted", "api_key_scope_updated"})
+
+
+def _schema(store: Store) -> list[str]:
+    """Name what stands in a table's place, or adds to it: a view shows what it likes, a rule or trigger writes so."""
+    tables = [model._meta.table_name for model in MODELS]
+    ours = f"(SELECT to_regclass(name) FROM unnest(ARRAY[{', '.join('?' * len(tables))}]) name)"  # noqa: S608
+    if store.dialect == SQLITE:
+        plain = [name for (name,) in store.read("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        triggers = store.read("SELECT name FROM sqlite_schema WHERE type IN ('trigger', 'view')")
+    elif store.dialect == POSTGRESQL:
+        relation = "relkind = 'r' AND NOT relhasrules AND NOT relrowsecurity"
+        found = store.read(f"SELECT relname FROM pg_class WHERE {relation} AND oid IN {ours}", tables)  # noqa: S608
+        plain = [name for (name,) in found]
+        triggers = store.read(f"SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN {ours}", tables)  # noqa: S608
+    else:
+        return []
+    return [
+        *(f"{name} is not a plain table as `migrate` makes it" for name in tables if name not in plain),
+        *(f"{name} is a trigger or view that `migrate` does not make" for (name,) in triggers if name not in _TRIGGERS),
+    ]
 
 
 def _gone(store: Store) -> list[str]:

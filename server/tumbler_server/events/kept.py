@@ -28,6 +28,7 @@ _EVIDENCE = f'"{ALTERED}": "'
 _KEPT = f"({_LAST_OF_A_KEY} OR e.detail LIKE ?)"
 _LIKE_EVIDENCE = f"%{_EVIDENCE}%"
 _DETAIL = COLUMNS.index("detail")
+_BLOBS = frozenset({"record", "hash"})
 _SIZE = len(NONE)
 _AT_ONCE = 500
 
@@ -72,5 +73,17 @@ def page(read: Any, anchor: int, after: int, limit: int) -> list[tuple[bool, tup
 
 
 def _leaf(row: Sequence[Any]) -> bytes:
-    plain = [bytes(each).hex() if isinstance(each, (bytes, memoryview)) else each for each in row]
-    return hashlib.sha256(json.dumps(plain, separators=(",", ":")).encode()).digest()
+    values = [plain(value) if name in _BLOBS else value for name, value in zip(COLUMNS, row, strict=True)]
+    return hashlib.sha256(json.dumps(values, separators=(",", ":"), default=misplaced).encode()).digest()
+
+
+def plain(blob: Any) -> object:
+    """Return the value of a column of bytes as the hashes take it. SQLite takes a text there too, which differs."""
+    if isinstance(blob, (bytes, bytearray, memoryview)):
+        return bytes(blob).hex()
+    return blob if blob is None else {"type": type(blob).__name__, "value": str(blob)}
+
+
+def misplaced(blob: Any) -> object:
+    """Return bytes in a column of texts or numbers as the hashes take them: not as the same text."""
+    return {"type": "bytes", "value": bytes(blob).hex()}

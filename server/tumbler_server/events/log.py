@@ -284,8 +284,9 @@ def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:
 
 
 def _chain(before: bytes, content: Sequence[object]) -> bytes:
-    content = [bytes(each).hex() if isinstance(each, (bytes, memoryview)) else each for each in content]
+    *others, record = content
+    content = [*others, keeping.plain(record)]
     if all(each is None for each in content[_FIRST_FORM:]):
         content = content[:_FIRST_FORM]
-    text = json.dumps(content, separators=(",", ":"))
+    text = json.dumps(content, separators=(",", ":"), default=keeping.misplaced)
     return hashlib.sha256(before + text.encode()).digest()

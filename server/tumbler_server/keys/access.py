@@ -1,7 +1,7 @@
 """Access of callers to projects and scopes (docs/contract.md, "Callers"). A caller is the key that made the call."""
 
 from tumbler_server.errors import OtherProject, ScopeEscalation
-from tumbler_server.keys import record, scopes
+from tumbler_server.keys import evidence, record, scopes
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Transaction
 
@@ -39,5 +39,8 @@ def hand_out(caller: Key, given: tuple[str, ...]) -> None:
 
 
 def standing(transaction: Transaction, caller: Key) -> Key | None:
-    """Return the caller's current record, read in a transaction, or None if it no longer exists."""
-    return record.find(transaction.read, caller.id)
+    """Return the caller's current record, read in a transaction. None if it is gone, or was changed by hand."""
+    rows = evidence.with_records(transaction.read, [caller.id])
+    if not rows or evidence.altered_in(rows[0]):
+        return None
+    return record.from_tuple(rows[0][evidence.OF_RECORD])[0]

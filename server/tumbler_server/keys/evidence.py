@@ -53,6 +53,9 @@ _SELECT_WITH_RECORD = f"SELECT {', '.join((*_BESIDE, *(f'k.{name}' for name in r
 OF_RECORD = slice(len(_BESIDE), None)
 """Where in a row of ``with_records`` the record is."""
 
+ID = len(_BESIDE) + record.COLUMNS.index("id")
+"""Where in such a row the key's id is."""
+
 _NAMES = ("last", "told", "search_text", *record.COLUMNS)
 _covered = operator.itemgetter(*map(_NAMES.index, COLUMNS))
 _later = operator.itemgetter(*map(_NAMES.index, LATER))
@@ -67,6 +70,7 @@ SIZE = hashlib.sha256().digest_size
 
 _WIDTH = 4
 _text = json.JSONEncoder(separators=(",", ":")).encode
+_BLOBS = frozenset({"digest"})
 _TRUTHS = frozenset({"active", "rotation_overdue", "grace_ends_on_first_use", "awaits_first_use"})
 
 
@@ -124,6 +128,11 @@ def altered_in(row: tuple[Any, ...]) -> list[str]:
     return differences(told or b"?", dict(zip(_NAMES, row, strict=True)))
 
 
+def intact(read: Read, key_id: str) -> bool:
+    """Return whether a key's row matches its last event. A key without a row, or without any event, does."""
+    return not any(altered_in(row) for row in with_records(read, [key_id]))
+
+
 def stored(read: Read, key_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], list[str]]]:
     """Return what is stored of keys, by their ids, and which columns of each are not as its last event told."""
     return {row.columns["id"]: (row.columns, row.altered()) for row in rows(read, key_ids)}
@@ -177,6 +186,8 @@ def _row(row: tuple[Any, ...]) -> Row:
 
 
 def _plain(name: str, value: Any) -> object:
+    if isinstance(value, str if name in _BLOBS else (bytes, bytearray, memoryview)):
+        return {"type": type(value).__name__, "value": str(value)}  # no digest has an object: SQLite takes any type
     if name in _TRUTHS and value in (0, 1):
         return bool(value)  # SQLite has numbers for them, and takes anything
     return bytes(value).hex() if isinstance(value, (bytes, bytearray, memoryview)) else value

@@ -140,7 +140,7 @@ class Ledger:
     def revoke(
         self, transaction: Transaction, actor: Actor, before: Key, reason: int, comment: str, now: int
     ) -> Snapshot:
-        """Revoke a key permanently and write its event. The key must not be revoked yet."""
+        """Revoke a key permanently and write its event. The key must not be revoked yet, unless that was by hand."""
         after = replace(before, revoke_time=now, revoke_reason=reason, revoke_comment=comment)
         detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
         return self.save(transaction, actor, before, after, EventType.REVOKED, now, detail)

@@ -32,6 +32,7 @@ _CARRIED = (
     f"WHERE s.scope LIKE ? AND s.project_id = ? AND k.webhook_url = ? AND k.revoke_time = {NEVER} "
     "LIMIT ?"
 )
+_USED = f"SELECT 1 FROM api_key WHERE project_id = ? AND webhook_url = ? AND revoke_time = {NEVER} LIMIT 1"  # noqa: S608
 _CARRIED_SINCE = (
     "SELECT DISTINCT k.scopes FROM event e JOIN api_key k ON k.id = e.key_id "  # noqa: S608 - no input in it
     f"WHERE e.revision > ? AND k.project_id = ? AND k.webhook_url = ? AND k.revoke_time = {NEVER}"
@@ -135,7 +136,7 @@ class WebhookAdmin:
         """Give an endpoint a new secret.
 
         The holder of the secret can forge messages about the keys with this URL. So the caller must hold all of these
-        keys' permissions on this service.
+        keys' permissions on this service; all of them if no key has the URL now.
 
         Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``EndpointNotFound``, ``LimitReached``,
         ``WebhooksNeedPepper``.
@@ -154,7 +155,9 @@ class WebhookAdmin:
         position = log.head(self._store).revision
         carried = self._store.read(_CARRIED, (f"{RESERVED}%", project_id, url, _MOST_CARRIED + 1))
         whole = len(carried) <= _MOST_CARRIED
-        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole else (f"{RESERVED}*",))
+        used = self._store.read(_USED, (project_id, url))
+        # Whose URL it was, and will be again, is not known of one that no key has now.
+        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole and used else (f"{RESERVED}*",))
 
         def work(transaction: Transaction) -> NewSecret:
             for (scopes,) in transaction.read(_CARRIED_SINCE, (position, project_id, url)):

@@ -5,16 +5,20 @@ from dataclasses import replace
 from typing import Any
 
 from tumbler_server import metrics
-from tumbler_server.clock import NEVER, Clock
+from tumbler_server.clock import HOUR, NEVER, Clock
 from tumbler_server.events import log
 from tumbler_server.events.log import Change
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
+from tumbler_server.store.models import ApiKeyRow
 
 BATCH = 20
 """Most keys in one transaction. Other writers wait for it, about 3 ms."""
+
+AGAIN = HOUR
+"""How soon a key that was changed by hand is looked at again. Nothing is announced of it until that is undone."""
 
 # The second condition is redundant, but the partial index, which has only such rows, needs it to apply.
 _DUE = f"SELECT id FROM api_key WHERE alarm_time <= ? AND alarm_time < {NEVER} ORDER BY alarm_time LIMIT {BATCH}"  # noqa: S608
@@ -56,10 +60,14 @@ class Alarms:
         rows: list[tuple[object, ...]] = []
         first = log.head_in(transaction) + 1
         for key, _ in map(record.from_tuple, found):
+            row, altered = stored[key.id]
+            if altered:  # an event would confirm what was changed by hand
+                transaction.run(ApiKeyRow.update(alarm_time=now + AGAIN).where(ApiKeyRow.id == key.id))
+                continue
             happened, after = schedule.due(key, first + len(changes), now)
             if happened:
                 changes += happened[:-1]
-                changes.append(_evident(happened[-1], key, after, *stored[key.id]))
+                changes.append(_evident(happened[-1], key, after, row))
             rows.append(_row(after, now))
         if changes:
             log.extend(transaction, changes)
@@ -67,11 +75,10 @@ class Alarms:
         return changes
 
 
-def _evident(last: Change, before: Key, after: Key, row: dict[str, Any], altered: list[str]) -> Change:
+def _evident(last: Change, before: Key, after: Key, row: dict[str, Any]) -> Change:
     """Return a key's last event, with the digest of the row as all of the key's events leave it."""
     columns = {name: getattr(after, name) for name in _TOLD}
-    detail = {**last.detail, **evidence.altered(altered)}
-    return replace(last, detail=detail, record=evidence.digest(row | columns), previous=before.revision)
+    return replace(last, record=evidence.digest(row | columns), previous=before.revision)
 
 
 def _row(key: Key, now: int) -> tuple[object, ...]:

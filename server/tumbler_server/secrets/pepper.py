@@ -11,9 +11,14 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -144,19 +149,44 @@ def create(path: Path, first: Pepper | None = None) -> None:
 
 
 def rotate(path: Path) -> Pepper:
-    """Add a new pepper before the others, atomically, and return it. Raises ``SetupError``."""
-    peppers = load(path)
-    staged = path.with_name(path.name + ".new")
-    try:
-        staged.unlink(missing_ok=True)
-        _write(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), [generate(), *peppers])
-        staged.replace(path)
-    except OSError as failure:
-        with contextlib.suppress(OSError):
+    """Add a new pepper before the others, atomically, and return it. The file keeps its owner. Raises ``SetupError``.
+
+    Concurrent calls wait for each other, so that each keeps what the others have added.
+    """
+    path = path.resolve()  # a link stays one
+    with _locked(path.parent):
+        peppers = load(path)
+        staged = path.with_name(path.name + ".new")
+        try:
             staged.unlink(missing_ok=True)
-        raise SetupError(f"no pepper was added to {path}, which is unchanged: {failure.strerror}") from None
-    _sync_folder(path)
-    return load(path)[0]
+            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            _write(descriptor, [generate(), *peppers])
+            owner = path.stat()
+            os.chown(staged, owner.st_uid, owner.st_gid)
+            staged.replace(path)
+        except OSError as failure:
+            with contextlib.suppress(OSError):
+                staged.unlink(missing_ok=True)
+            raise SetupError(f"no pepper was added to {path}, which is unchanged: {failure.strerror}") from None
+        _sync_folder(path)
+        return load(path)[0]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder that other processes take too; none where the system has no such locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # what is done next says why
+        yield
+        return
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # some file systems cannot lock
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, peppers: Sequence[Pepper]) -> None:

@@ -118,15 +118,18 @@ class Identity:
             with self._lock:
                 self._opened = self._opened or found
         if found is None:
-            raise Replaced(f"{self._path} was removed while it was open")
+            raise Replaced(f"{self._path} was removed, or made inaccessible, while it was open")
         if found != self._opened:
             raise Replaced(f"{self._path} was replaced while it was open")
 
 
 def _inode(path: Path) -> _Inode | None:
-    """Return the device and inode of the file at a path, or None if there is no file."""
+    """Return the device and inode of the file at a path, or None if there is none that this process may reach.
+
+    A path that leads nowhere, in a circle or into a folder that may not be entered is not the one that was opened.
+    """
     try:
         found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None
     return found.st_dev, found.st_ino

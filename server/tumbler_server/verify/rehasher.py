@@ -62,7 +62,7 @@ class Rehasher:
     def _replace(self, transaction: Transaction, key_id: str, before: HashedSecret, fresh: HashedSecret) -> None:
         """Store new proofs of a key and their event, unless the key was rehashed meanwhile."""
         for row, altered in evidence.stored(transaction.read, [key_id]).values():
-            if row["secret_hash"] != before.secret_hash:
+            if row["secret_hash"] != before.secret_hash or altered:  # an event would confirm a change by hand
                 return
             proofs = {"secret_hash": fresh.secret_hash, "digest": fresh.digest, "pepper_id": fresh.pepper_id}
             (previous,) = transaction.read("SELECT revision FROM api_key WHERE id = ?", (key_id,))[0]
@@ -73,9 +73,8 @@ class Rehasher:
                 row["environment_id"],
                 self._clock(),
                 ACTOR,
-                evidence.altered(altered),
-                evidence.digest(row | proofs),
-                previous,
+                record=evidence.digest(row | proofs),
+                previous=previous,
             )
             revision = log.append(transaction, change)
             transaction.run(ApiKeyRow.update(**proofs, revision=revision).where(ApiKeyRow.id == key_id))

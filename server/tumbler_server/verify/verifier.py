@@ -174,12 +174,12 @@ class Verifier:
         metrics.RECORD_READS.inc(len(asked))
         stored = {}
         for row in evidence.with_records(self._store.read, [unknown.id for unknown in asked]):
-            key, hashed = record.from_tuple(row[evidence.OF_RECORD])
             if altered := evidence.altered_in(row):
                 metrics.ALTERED_RECORDS.inc()
-                self._altered.met(key_id=key.id, fields=",".join(altered))
+                self._altered.met(key_id=row[evidence.ID], fields=",".join(altered))
             else:
                 self._altered.passed()
+                key, hashed = record.from_tuple(row[evidence.OF_RECORD])
                 stored[key.id] = key, hashed
         return [self._proven(unknown, stored.get(unknown.id), generation) for unknown in asked]
 
