@@ -532,8 +532,8 @@ MUTANTS = (
     Mutant(
         "a first use is written by each server that sees it",
         "verify/first_use.py",
-        "        if not key.awaits_first_use:  # another server has already written it\n",
-        "        if False:\n",
+        "        if not key.awaits_first_use or not evidence.intact(transaction.read, key_id):\n",
+        "        if not evidence.intact(transaction.read, key_id):\n",
         "tests/rpc/test_first_use.py",
     ),
     Mutant(
@@ -574,7 +574,7 @@ MUTANTS = (
     Mutant(
         "a second Revoke overwrites the first",
         "keys/lifecycle.py",
-        "            if before.revoked:\n"
+        "            if before.revoked and evidence.intact(transaction.read, before.id):\n"
         "                return Snapshot(before, before.revision, now)\n"
         "            return self._ledger.revoke(",
         "            return self._ledger.revoke(",
@@ -907,9 +907,58 @@ MUTANTS = (
     Mutant(
         "a webhook's secret is shown to who has update",
         "keys/webhook_admin.py",
-        '        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole else (f"{RESERVED}*",))\n',
+        '        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole and used else (f"{RESERVED}*",))\n',
         "",
         "tests/rpc/test_escalation.py",
+    ),
+    Mutant(
+        "an unused URL's secret is for who has update",
+        "keys/webhook_admin.py",
+        "if whole and used else",
+        "if whole else",
+        "tests/rpc/test_escalation.py",
+    ),
+    Mutant(
+        "a caller's row that was changed by hand counts",
+        "keys/access.py",
+        "    if not rows or evidence.altered_in(rows[0]):\n",
+        "    if not rows:\n",
+        "tests/rpc/test_altered.py",
+    ),
+    Mutant(
+        "an announcement confirms a change by hand",
+        "scheduler/alarms.py",
+        "            if altered:  # an event would confirm what was changed by hand\n",
+        "            if False:\n",
+        "tests/rpc/test_altered.py",
+    ),
+    Mutant(
+        "bytes and texts have the same digest",
+        "keys/evidence.py",
+        "    if isinstance(value, str if name in _BLOBS else (bytes, bytearray, memoryview)):\n",
+        "    if False:\n",
+        "tests/rpc/test_altered.py",
+    ),
+    Mutant(
+        "what records a change by hand goes with its age",
+        "events/kept.py",
+        '_KEPT = f"({_LAST_OF_A_KEY} OR e.detail LIKE ?)"',
+        '_KEPT = f"({_LAST_OF_A_KEY} OR e.detail LIKE ? AND 1 = 0)"',
+        "tests/unit/test_retention.py",
+    ),
+    Mutant(
+        "a log that was cut too early is fine",
+        "audit/copies.py",
+        "            elif event is None and line.time >= removable:\n",
+        "            elif False:\n",
+        "tests/unit/test_copies.py",
+    ),
+    Mutant(
+        "a path that cannot be entered is what it was",
+        "store/identity.py",
+        "    except OSError:\n        return None\n    return found.st_dev",
+        "    except FileNotFoundError:\n        return None\n    return found.st_dev",
+        "tests/unit/test_identity.py",
     ),
     Mutant(
         "the secret before signs for ever",
@@ -964,8 +1013,8 @@ MUTANTS = (
     Mutant(
         "the doctor counts operators' keys that have expired",
         "keys/operators.py",
-        "        (OPERATORS, ALL_SCOPES, now),\n",
-        "        (OPERATORS, ALL_SCOPES, 0),\n",
+        "        (OPERATORS, _HOLDS_ALL, now),\n",
+        "        (OPERATORS, _HOLDS_ALL, 0),\n",
         "tests/unit/test_doctor.py",
     ),
     Mutant(
