@@ -156,8 +156,8 @@ class Fake(ApiKeyServiceServicer):
     def heard_by(self, server: Any) -> None:
         """Return once a guarded server's verifier has handled all messages, and has no key to verify again."""
         for _ in range(PATIENCE * 100):
-            held = list(server.verifier._sessions._held.values())
-            if server.verifier._memory.cursor == self.cursor and all(one.doubted is None for one in held):
+            held = list(server.verifier._sessions._keys.values())
+            if server.verifier._cache.cursor == self.cursor and all(one.unconfirmed_since is None for one in held):
                 return
             time.sleep(0.01)
         raise AssertionError("it was never heard")

@@ -122,7 +122,7 @@ class TestCache:
         key = fake.knows(1, consistency_token="c" * 100)
         assert verifier.verify(key).valid
         assert verifier.verify(key).cached
-        held, seen = list(verifier.verifier._memory._entries.values()), set()
+        held, seen = list(verifier.verifier._cache._entries.values()), set()
         while held:
             each = held.pop()
             if isinstance(each, type) or id(each) in seen:
@@ -578,7 +578,7 @@ class TestCalls:
         first = [verifier.begin(key) for key in keys[:4]]
         fake.await_held(*keys[:4])
         later = [verifier.begin(key) for key in keys[4:]]
-        eventually(lambda: len(verifier.verifier._desk._queue) == 16)
+        eventually(lambda: len(verifier.verifier._batcher._queue) == 16)
         for release in releases:
             release()
         assert all(each.result(PATIENCE).valid for each in first + later)
