@@ -274,7 +274,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 		WithLogger(slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		func(s *settings) { s.clock = w.clock },
 	}, options...)
-	options = append(options, func(s *settings) { w.silence = silence(s.heartbeat) })
+	options = append(options, func(s *settings) { w.silence = maxSilence(s.heartbeat) })
 	verifier, err := NewVerifier(w.listener.Addr().String(), options...)
 	if err != nil {
 		t.Fatal(err)
@@ -327,7 +327,7 @@ func (w *world) stream() *fakeStream {
 func (w *world) say(stream *fakeStream, word *tumblerv1.WatchResponse) {
 	w.Helper()
 	w.send(stream, word)
-	w.eventually("the word is taken in", func() bool { return w.verifier.memory.cursor() == word.GetCursor() })
+	w.eventually("the word is taken in", func() bool { return w.verifier.cache.position().cursor == word.GetCursor() })
 }
 
 func (w *world) send(stream *fakeStream, word *tumblerv1.WatchResponse) {

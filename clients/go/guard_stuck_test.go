@@ -285,7 +285,7 @@ func (l *late) SetWriteDeadline(deadline time.Time) error {
 // A deadline that a handler sets while its stream ends does not undo the end.
 func TestADeadlineDoesNotOutliveTheKey(t *testing.T) {
 	writer := &late{ResponseWriter: httptest.NewRecorder(), past: make(chan struct{}, 2)}
-	s := &stream{cancel: func(error) {}, writer: writer}
+	s := &heldResponse{cancel: func(error) {}, writer: writer}
 	writer.meanwhile = s.end
 	err := (&heldWriter{s}).SetWriteDeadline(time.Now().Add(time.Hour))
 	s.cutting.Wait()
@@ -313,7 +313,7 @@ func (b *blocked) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.conn,
 func TestAWriteThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	conn, caller := net.Pipe()
 	writer := &blocked{httptest.NewRecorder(), make(chan struct{}), make(chan struct{}), conn}
-	s := &stream{
+	s := &heldResponse{
 		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,
 	}
 	wrote := make(chan int)
@@ -353,7 +353,7 @@ func TestAPartOfAFileThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	defer file.Close()
 	file.Truncate(3 * streaming)
 	writer := &direct{ResponseWriter: httptest.NewRecorder()}
-	s := &stream{
+	s := &heldResponse{
 		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,
 	}
 	writer.meanwhile = s.end

@@ -135,7 +135,7 @@ func TestHeartbeatsThatCountForNothingHaveAnotherStreamOpened(t *testing.T) {
 		"as old as the staleness allowed": {heartbeat(10 * time.Second)},
 		"a pile of them":                  {heartbeat(time.Second), heartbeat(10 * time.Second)},
 		"an older server's, come late":    {{Cursor: "beat"}},
-		"cannot have been sent yet":       {heartbeat(25*time.Second + ahead + 1)},
+		"cannot have been sent yet":       {heartbeat(25*time.Second + maxHeartbeatLead + 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, stream := listening(t, WithHeartbeat(14*time.Second))
@@ -159,9 +159,9 @@ func TestAHeartbeatFromTheFutureEndsAllTrust(t *testing.T) {
 	w, stream := listening(t)
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(time.Second)
-	w.say(stream, heartbeat(time.Second+ahead))
+	w.say(stream, heartbeat(time.Second+maxHeartbeatLead))
 	w.expect(CodeValid, true, testKey(1, 'a'))
-	w.send(stream, heartbeat(time.Second+ahead+1))
+	w.send(stream, heartbeat(time.Second+maxHeartbeatLead+1))
 	w.gone(stream)
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
@@ -210,8 +210,8 @@ func TestAnOwnKeyThatIsRefusedMakesEverythingForgottenAndIsTriedAgain(t *testing
 			w.eventually("everything is forgotten", func() bool { return w.verifier.Remembered() == 0 })
 			w.expect(CodeValid, false, testKey(1, 'a'))
 			w.expect(CodeValid, false, testKey(1, 'a'))
-			w.eventually("it pauses", func() bool { return w.clock.waits(refusedPause) })
-			w.clock.advance(refusedPause)
+			w.eventually("it pauses", func() bool { return w.clock.waits(refusedBackoff) })
+			w.clock.advance(refusedBackoff)
 			w.say(w.stream(), &tumblerv1.WatchResponse{Cursor: "allowed again"})
 			w.expect(CodeValid, false, testKey(1, 'a'))
 			w.expect(CodeValid, true, testKey(1, 'a'))
@@ -277,7 +277,7 @@ func TestThePauseBetweenStreamsDoublesAndIsRandom(t *testing.T) {
 	} {
 		longest, seen := time.Duration(0), map[time.Duration]bool{}
 		for range 200 {
-			d := w.after(broken, failures)
+			d := w.backoff(broken, failures)
 			longest, seen[d] = max(longest, d), true
 			if d <= 0 {
 				t.Fatalf("a pause of %v", d)
@@ -323,13 +323,13 @@ func TestAChangeOfAnotherKeyIsNoReasonNotToRemember(t *testing.T) {
 
 func TestAnAnswerOlderThanTheChangesThatAreKeptIsNotRemembered(t *testing.T) {
 	w, stream := listening(t)
-	others := make([]string, recentChanges)
+	others := make([]string, maxChanges)
 	for place := range others {
 		others[place] = testKey(place+100, 'a')
 	}
 	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("many", 11, others...)) })
 	w.expect(CodeValid, true, testKey(1, 'a'))
-	w.verifyMeanwhile(testKey(2, 'a'), func() { w.say(stream, changed("one more", 11+recentChanges, others[0])) })
+	w.verifyMeanwhile(testKey(2, 'a'), func() { w.say(stream, changed("one more", 11+maxChanges, others[0])) })
 	w.expect(CodeValid, false, testKey(2, 'a'))
 }
 
@@ -365,13 +365,13 @@ func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
 
 func TestTheChangesThatAreKeptAreTheLatest(t *testing.T) {
 	kept := newChanges()
-	for revision := range int64(3 * recentChanges) {
+	for revision := range int64(3 * maxChanges) {
 		kept.note(fmt.Sprint(revision%10), revision)
 	}
-	if len(kept.revisions) != 10 || kept.floor != 2*recentChanges-1 {
-		t.Errorf("%d keys are kept, and %d dropped", len(kept.revisions), kept.floor)
+	if len(kept.revisions) != 10 || kept.revisionFloor != 2*maxChanges-1 {
+		t.Errorf("%d keys are kept, and %d dropped", len(kept.revisions), kept.revisionFloor)
 	}
-	if newest := int64(3*recentChanges - 1); kept.after(fmt.Sprint(newest%10), newest) || !kept.after(fmt.Sprint(newest%10), newest-1) {
+	if newest := int64(3*maxChanges - 1); kept.after(fmt.Sprint(newest%10), newest) || !kept.after(fmt.Sprint(newest%10), newest-1) {
 		t.Error("the newest revision of a key is not what counts")
 	}
 }
