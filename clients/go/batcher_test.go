@@ -184,9 +184,9 @@ func TestAnotherSecretForTheSameIdSharesNoCall(t *testing.T) {
 
 func TestWhoComesAfterAChangeDoesNotShareACallThatBeganBefore(t *testing.T) {
 	for name, change := range map[string]func(*world, *fakeStream){
-		"of the key": func(w *world, s *fakeStream) { w.say(s, changed("next", 11, testKey(1, 'a'))) },
+		"of the key": func(w *world, s *fakeStream) { w.deliver(s, changed("next", 11, testKey(1, 'a'))) },
 		"of everything": func(w *world, s *fakeStream) {
-			w.say(s, &tumblerv1.WatchResponse{Cursor: "next", Reset_: true})
+			w.deliver(s, &tumblerv1.WatchResponse{Cursor: "next", Reset_: true})
 		},
 		"of the own key": func(w *world, s *fakeStream) { w.end(s, status.Error(codes.Unauthenticated, "no")) },
 		"of the history": func(w *world, s *fakeStream) {

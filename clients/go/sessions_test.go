@@ -136,7 +136,7 @@ func TestAnEventEndsTheStreamsOfItsKeyAlone(t *testing.T) {
 		h.open(1, "one")
 		h.open(1, "one")
 		h.open(2, "other")
-		h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+		h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 		h.next().answer(code, 0)
 		h.become(fmt.Sprintf("[one %v one %v]", code, code))
 		if h.sessions.len() != 1 {
@@ -150,7 +150,7 @@ func TestAStreamWhoseKeyIsStillGoodForItGoesOn(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one", "orders:read")
 	h.open(1, "other", "orders:write")
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 	for range 2 {
 		if a := h.next(); a.demand.RequiredScopes[0] == "orders:write" {
 			a.answer(CodeInsufficientScope, 0)
@@ -177,7 +177,7 @@ func TestAKeyIsHeldToAllThatWasDemanded(t *testing.T) {
 func TestWhatIsToldBetweenTheVerdictAndTheStreamCounts(t *testing.T) {
 	h := newHolding(t)
 	since := h.changeCount.Load()
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 	h.eventually("it is told", func() bool { return h.changeCount.Load() > since })
 	text := testKey(1, 'a')
 	h.sessions.open(h.verifier.digester.digest(text), text, &verdict.Demand{},
@@ -189,9 +189,9 @@ func TestWhatIsToldBetweenTheVerdictAndTheStreamCounts(t *testing.T) {
 func TestAnAnswerThatMayBeOlderThanAnEventIsNotTheLastWord(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one")
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 	first, told := h.next(), h.changeCount.Load()
-	h.say(h.stream, changed("b", 12, testKey(1, 'a')))
+	h.deliver(h.stream, changed("b", 12, testKey(1, 'a')))
 	h.eventually("it is told", func() bool { return h.changeCount.Load() > told })
 	h.quiet(first)
 	first.answer(CodeValid, time.Minute)
@@ -202,7 +202,7 @@ func TestAnAnswerThatMayBeOlderThanAnEventIsNotTheLastWord(t *testing.T) {
 func TestAKeyIsVerifiedWhenItsRecordEnds(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one")
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 	h.next().answer(CodeValid, h.world.clock.now()+3*time.Second)
 	h.eventually("it rests", h.rests)
 	h.world.clock.advance(3*time.Second - 1)

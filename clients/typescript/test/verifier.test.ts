@@ -62,7 +62,7 @@ async function greet({ server, verifier }: Omit<Scene, "stream">, stream: Stream
 }
 
 /** Returns when the verifier has handled all messages of the stream. */
-async function heard(stream: Stream, verifier: Verifier): Promise<void> {
+async function handled(stream: Stream, verifier: Verifier): Promise<void> {
   const probe = makeKey("heard");
   await verifier.verify(probe);
   const { remembered } = verifier;
@@ -224,14 +224,14 @@ test("trust counts from the time that a heartbeat is true of, not from its arriv
   await verifier.verify(KEY);
   clock.advance(10_000);
   stream.send({ cursor: "r1", streamAge: { seconds: 6n } });
-  await heard(stream, verifier);
+  await handled(stream, verifier);
   clock.advance(10_999);
   assert.equal((await verifier.verify(KEY)).cached, true);
   clock.advance(1);
   assert.equal((await verifier.verify(KEY)).cached, false);
 });
 
-for (const [name, words] of [
+for (const [name, messages] of [
   ["is as old as maxStaleness", [{ streamAge: { seconds: 10n } }]],
   ["is the first of a pile", [{ streamAge: { seconds: 1n } }, { streamAge: { seconds: 10n } }]],
   ["is an older server's, and came after trust had lapsed", [{}]],
@@ -242,7 +242,7 @@ for (const [name, words] of [
     const { clock, verifier, stream } = scene;
     await verifier.verify(KEY);
     clock.advance(25_000);
-    for (const word of words) stream.send({ cursor: "r1", ...word });
+    for (const message of messages) stream.send({ cursor: "r1", ...message });
     await stream.ended;
     assert.equal((await verifier.verify(KEY)).cached, false);
     const second = await nextStream(scene);
@@ -256,7 +256,7 @@ test("a heartbeat that cannot have been sent yet shows that our clock stood stil
   await verifier.verify(KEY);
   clock.advance(1_000);
   stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_000 } });
-  await heard(stream, verifier);
+  await handled(stream, verifier);
   assert.equal((await verifier.verify(KEY)).cached, true);
   stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_001 } });
   await stream.ended;
@@ -269,7 +269,7 @@ test("a stream is opened anew as soon as trust would lapse between two of its he
   await verifier.verify(KEY);
   clock.advance(10_000);
   stream.send({ cursor: "r1", streamAge: { seconds: 1n } });
-  await heard(stream, verifier);
+  await handled(stream, verifier);
   stream.send({ cursor: "r1", streamAge: { nanos: 999_000_000 } });
   await stream.ended;
   assert.equal((await verifier.verify(KEY)).cached, true);

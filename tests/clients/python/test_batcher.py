@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tests.clients.python.conftest import Clock
-from tests.clients.python.fake import OWN_KEY, key_of
+from tests.clients.python.fake_server import OWN_KEY, key_of
 from tumbler._base import demand_of
 from tumbler._batcher import MAX_BATCH_BYTES, MAX_BATCH_KEYS, Batch, Batcher, Failure, Flight
 from tumbler._cache import Answer, Cache

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.clients.python.conftest import Clock
-from tests.clients.python.fake import key_of
+from tests.clients.python.fake_server import key_of
 from tumbler import Code, Unavailable, Verification
 from tumbler._cache import Cache
 from tumbler._sessions import MAX_CHECKS, AdmittedKey, Session, Sessions

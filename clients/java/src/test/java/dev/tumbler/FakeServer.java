@@ -154,12 +154,12 @@ final class FakeServer implements AutoCloseable {
             this.to = to;
         }
 
-        void beat(String cursor) {
+        void heartbeat(String cursor) {
             to.onNext(WatchResponse.newBuilder().setCursor(cursor).build());
         }
 
         /** Sends a heartbeat that confirms the instant at which the stream had this age. */
-        void beat(String cursor, java.time.Duration age) {
+        void heartbeat(String cursor, java.time.Duration age) {
             to.onNext(WatchResponse.newBuilder()
                     .setCursor(cursor)
                     .setStreamAge(Duration.newBuilder().setSeconds(age.getSeconds()).setNanos(age.getNano()))

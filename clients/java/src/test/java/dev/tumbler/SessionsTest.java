@@ -68,7 +68,7 @@ class SessionsTest {
         pass(Duration.ZERO);
     }
 
-    private void beat() {
+    private void heartbeat() {
         freshUntil = clock.now() + STALENESS.toNanos();
     }
 
@@ -90,7 +90,7 @@ class SessionsTest {
         open(1, "one");
         for (int seconds = 5; seconds < 60; seconds += 5) {
             pass(Duration.ofSeconds(5));
-            beat();
+            heartbeat();
             assertTrue(asked.isEmpty());
         }
         pass(Duration.ofSeconds(5));
@@ -216,7 +216,7 @@ class SessionsTest {
                 seen++;
                 answer(asked.remove(), Code.VALID, TTL);
             }
-            beat();
+            heartbeat();
         }
         assertEquals(3_000, seen);
     }

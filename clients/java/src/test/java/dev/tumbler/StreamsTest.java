@@ -78,7 +78,7 @@ class StreamsTest {
                 .timeout(Duration.ofSeconds(20))
                 .build();
         stream = tumbler.stream();
-        stream.beat("begun");
+        stream.heartbeat("begun");
         eventually(() -> verifier.cursor().equals("begun"));
     }
 

@@ -82,8 +82,8 @@ class VerifierTest {
     private Stream listening(Verifier.Builder options) {
         verifier = options.build();
         Stream stream = server.stream();
-        stream.beat("c1");
-        heard("c1");
+        stream.heartbeat("c1");
+        handled("c1");
         return stream;
     }
 
@@ -91,7 +91,7 @@ class VerifierTest {
         return listening(options());
     }
 
-    private void heard(String cursor) {
+    private void handled(String cursor) {
         until(() -> verifier.cursor().equals(cursor));
     }
 
@@ -369,7 +369,7 @@ class VerifierTest {
             verifier.verify(KEY);
             verifier.verify(OTHER);
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
             assertEquals(Code.REVOKED, verifier.verify(KEY).code());
             assertTrue(verifier.verify(OTHER).cached());
@@ -382,7 +382,7 @@ class VerifierTest {
             verifier.verify(KEY);
             verifier.verify(OTHER);
             stream.reset("c2");
-            heard("c2");
+            handled("c2");
             assertEquals(0, verifier.remembered());
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -393,15 +393,15 @@ class VerifierTest {
             Stream stream = listening();
             verifier.verify(KEY);
             verifier.verify(OTHER);
-            stream.beat("c2");
-            heard("c2");
+            stream.heartbeat("c2");
+            handled("c2");
             stream.fail(Status.UNAVAILABLE);
             Stream second = reconnected();
             assertEquals("c2", second.request.getStartCursor());
             assertEquals(5, second.request.getHeartbeatInterval().getSeconds());
             second.changed("c3", ID, 2);
-            second.beat("c4");
-            heard("c4");
+            second.heartbeat("c4");
+            handled("c4");
             assertTrue(verifier.verify(OTHER).cached());
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -413,15 +413,15 @@ class VerifierTest {
             verifier.verify(KEY);
             clock.pass(Duration.ofSeconds(10));
             assertTrue(verifier.verify(KEY).cached());
-            stream.beat("c2");
-            heard("c2");
+            stream.heartbeat("c2");
+            handled("c2");
             clock.pass(Duration.ofSeconds(12));
             assertTrue(verifier.verify(KEY).cached());
             clock.pass(Duration.ofSeconds(3));
             assertFalse(verifier.verify(KEY).cached());
             Stream second = server.stream();
-            second.beat("c3", Duration.ofSeconds(2));
-            heard("c3");
+            second.heartbeat("c3", Duration.ofSeconds(2));
+            handled("c3");
             assertTrue(verifier.verify(KEY).cached());
         }
 
@@ -431,8 +431,8 @@ class VerifierTest {
             Stream stream = listening(options().heartbeat(Duration.ofSeconds(10)));
             verifier.verify(KEY);
             clock.pass(Duration.ofSeconds(10));
-            stream.beat("c2", Duration.ofSeconds(6));
-            heard("c2");
+            stream.heartbeat("c2", Duration.ofSeconds(6));
+            handled("c2");
             clock.pass(Duration.ofSeconds(11).minusNanos(1));
             assertTrue(verifier.verify(KEY).cached());
             clock.pass(Duration.ofNanos(1));
@@ -448,17 +448,17 @@ class VerifierTest {
             clock.pass(Duration.ofSeconds(25));
             switch (which) {
                 case "a pile" -> {
-                    stream.beat("c2", Duration.ofSeconds(1));
-                    stream.beat("c2", Duration.ofSeconds(10));
+                    stream.heartbeat("c2", Duration.ofSeconds(1));
+                    stream.heartbeat("c2", Duration.ofSeconds(10));
                 }
-                case "old" -> stream.beat("c2", Duration.ofSeconds(10));
-                case "undated" -> stream.beat("c2");
-                default -> stream.beat("c2", Duration.ofSeconds(25).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
+                case "old" -> stream.heartbeat("c2", Duration.ofSeconds(10));
+                case "undated" -> stream.heartbeat("c2");
+                default -> stream.heartbeat("c2", Duration.ofSeconds(25).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
             }
             until(stream::cancelled);
             assertFalse(verifier.verify(KEY).cached());
-            reconnected().beat("c3", Duration.ZERO);
-            heard("c3");
+            reconnected().heartbeat("c3", Duration.ZERO);
+            handled("c3");
             assertTrue(verifier.verify(KEY).cached());
         }
 
@@ -468,10 +468,10 @@ class VerifierTest {
             Stream stream = listening();
             verifier.verify(KEY);
             clock.pass(Duration.ofSeconds(1));
-            stream.beat("c2", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD));
-            heard("c2");
+            stream.heartbeat("c2", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD));
+            handled("c2");
             assertTrue(verifier.verify(KEY).cached());
-            stream.beat("c3", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
+            stream.heartbeat("c3", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
             until(stream::cancelled);
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -482,9 +482,9 @@ class VerifierTest {
             Stream stream = listening(options().heartbeat(Duration.ofSeconds(6)));
             verifier.verify(KEY);
             clock.pass(Duration.ofSeconds(10));
-            stream.beat("c2", Duration.ofSeconds(1));
-            heard("c2");
-            stream.beat("c3", Duration.ofMillis(999));
+            stream.heartbeat("c2", Duration.ofSeconds(1));
+            handled("c2");
+            stream.heartbeat("c3", Duration.ofMillis(999));
             until(stream::cancelled);
             assertTrue(verifier.verify(KEY).cached());
         }
@@ -520,7 +520,7 @@ class VerifierTest {
             verifier.verify(KEY);
             clock.pass(Duration.ofSeconds(12));
             stream.changed("c2", "2222222222222222", 2);
-            heard("c2");
+            handled("c2");
             clock.pass(Duration.ofSeconds(3));
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -548,8 +548,8 @@ class VerifierTest {
                 until(() -> clock.untilNext().compareTo(most) <= 0);
                 clock.pass(clock.untilNext());
             }
-            server.stream().beat("c1");
-            heard("c1");
+            server.stream().heartbeat("c1");
+            handled("c1");
         }
 
         @ParameterizedTest
@@ -567,8 +567,8 @@ class VerifierTest {
             clock.pass(Duration.ofSeconds(5));
             Stream second = server.stream();
             assertEquals("c1", second.request.getStartCursor());
-            second.beat("c2");
-            heard("c2");
+            second.heartbeat("c2");
+            handled("c2");
             verifier.verify(KEY);
             assertTrue(verifier.verify(KEY).cached());
         }
@@ -586,8 +586,8 @@ class VerifierTest {
             assertFalse(verifier.verify(KEY).cached());
             Stream third = reconnected();
             assertEquals("", third.request.getStartCursor());
-            third.beat("c9");
-            heard("c9");
+            third.heartbeat("c9");
+            handled("c9");
             verifier.verify(KEY);
             assertTrue(verifier.verify(KEY).cached());
         }
@@ -648,7 +648,7 @@ class VerifierTest {
         void olderThanAnEvent() throws Exception {
             Stream stream = asking();
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             assertRemembered(false);
         }
 
@@ -658,7 +658,7 @@ class VerifierTest {
             server.answer(request -> valid(request.getKey()).setRevision(2));
             Stream stream = asking();
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             assertRemembered(true);
         }
 
@@ -667,7 +667,7 @@ class VerifierTest {
         void anotherKey() throws Exception {
             Stream stream = asking();
             stream.changed("c2", "2222222222222222", 2);
-            heard("c2");
+            handled("c2");
             assertRemembered(true);
         }
 
@@ -678,7 +678,7 @@ class VerifierTest {
             for (int i = 0; i <= Cache.MAX_CHANGES; i++) {
                 stream.changed("c" + (i + 2), "%016d".formatted(i), i + 2);
             }
-            heard("c" + (Cache.MAX_CHANGES + 2));
+            handled("c" + (Cache.MAX_CHANGES + 2));
             assertRemembered(false);
         }
 
@@ -687,8 +687,8 @@ class VerifierTest {
         void reset() throws Exception {
             Stream stream = asking();
             stream.reset("c2");
-            stream.beat("c3");
-            heard("c3");
+            stream.heartbeat("c3");
+            handled("c3");
             assertRemembered(false);
         }
 
@@ -700,8 +700,8 @@ class VerifierTest {
             gate = server.hold();
             asked = later(verifier, KEY, VerifyOptions.NONE);
             next(server.verifies);
-            stream.beat("c1");
-            heard("c1");
+            stream.heartbeat("c1");
+            handled("c1");
             assertRemembered(false);
         }
 
@@ -711,7 +711,7 @@ class VerifierTest {
             Stream stream = asking();
             server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             CompletableFuture<Verification> after = later(verifier, KEY, VerifyOptions.NONE);
             next(server.verifies);
             gate.countDown();
