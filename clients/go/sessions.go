@@ -82,7 +82,7 @@ type admittedKey struct {
 // session is one open stream. ended is called at most once, in any goroutine, for example the one that reads the Watch
 // stream or the one that closes the Verifier. It must not block.
 type session struct {
-	all      *sessions
+	sessions *sessions
 	admitted *admittedKey
 	ended    func(*Verification, error)
 }
@@ -107,7 +107,7 @@ func (s *sessions) open(
 	if s.closed != nil {
 		s.mu.Unlock()
 		ended(nil, s.closed)
-		return &session{all: s, admitted: &admittedKey{}}
+		return &session{sessions: s, admitted: &admittedKey{}}
 	}
 	now := s.clock.now()
 	k, known := s.keys[id]
@@ -140,7 +140,7 @@ func (s *sessions) open(
 
 // close removes a stream that has ended by itself. It may be called more than once.
 func (o *session) close() {
-	s := o.all
+	s := o.sessions
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(o.admitted.sessions, o)

@@ -120,14 +120,12 @@ export class Watcher {
     switch (error.code) {
       case Code.Unauthenticated:
       case Code.PermissionDenied:
-        this.#streamState.endFreshness();
-        this.#reset();
+        this.#invalidate();
         this.#logger.error(`the server refused the verifier's own key: ${describe(error)}`);
         return REFUSED_BACKOFF;
       case Code.InvalidArgument:
         if (this.#streamState.cursor !== "") {
-          this.#streamState.cursor = "";
-          this.#reset();
+          this.#dropCursor();
           this.#logger.warn("the server does not know the position in the stream; starting over");
         }
         break;
@@ -145,6 +143,16 @@ export class Watcher {
   #reset(): void {
     this.#streamState.reset();
     this.#listener.onReset();
+  }
+
+  #invalidate(): void {
+    this.#streamState.endFreshness();
+    this.#reset();
+  }
+
+  #dropCursor(): void {
+    this.#streamState.cursor = "";
+    this.#reset();
   }
 
   #sleep(milliseconds: number): Promise<void> {
