@@ -24,8 +24,8 @@ func (c systemClock) afterFunc(d time.Duration, f func()) func() {
 	return func() { timer.Stop() }
 }
 
-// pause waits for d, or until the context ends.
-func pause(ctx context.Context, c clock, d time.Duration) {
+// sleep waits for d, or until the context ends.
+func sleep(ctx context.Context, c clock, d time.Duration) {
 	over := make(chan struct{})
 	defer c.afterFunc(d, func() { close(over) })()
 	select {

@@ -32,7 +32,7 @@ func TestClosingEndsTheStreamAndEveryWait(t *testing.T) {
 	w.eager(testKey(9000, 'a'), 2)
 	w.queued(2)
 	w.verifier.Close()
-	if left := w.verifier.calls.underWay; left != 0 {
+	if left := w.verifier.batcher.callsInFlight; left != 0 {
 		t.Errorf("%d calls are under way", left)
 	}
 	for _, one := range waiting {
@@ -47,7 +47,7 @@ func TestNoGoroutineIsLeftAfterClosing(t *testing.T) {
 	w, _ := listening(t)
 	release := w.occupy()
 	w.verifier.Close()
-	if found := goroutines("tumbler.dev/go.(*calls)", "tumbler.dev/go.(*watcher)"); found != "" {
+	if found := goroutines("tumbler.dev/go.(*batcher)", "tumbler.dev/go.(*watcher)"); found != "" {
 		t.Errorf("left behind:\n%s", found)
 	}
 	release()

@@ -7,15 +7,15 @@ import (
 
 // Why a request has no credential.
 var (
-	errNoCredential   = errors.New("no credential")
-	errTwoCredentials = errors.New("more than one credential") // a gateway in front may have checked another one
+	errMissingCredential   = errors.New("no credential")
+	errAmbiguousCredential = errors.New("more than one credential") // a gateway in front may have checked another one
 )
 
 // credential returns the one key of a request, given all its Authorization and X-Api-Key headers. Each header counts,
 // whatever it holds. The server has the same rule; tests/vectors/credentials.json tests both.
 func credential(authorization, apiKey []string) (string, error) {
 	if len(authorization)+len(apiKey) > 1 {
-		return "", errTwoCredentials
+		return "", errAmbiguousCredential
 	}
 	key := ""
 	if len(apiKey) == 1 {
@@ -26,7 +26,7 @@ func credential(authorization, apiKey []string) (string, error) {
 		}
 	}
 	if key = strings.Trim(key, " \t"); key == "" {
-		return "", errNoCredential
+		return "", errMissingCredential
 	}
 	return key, nil
 }

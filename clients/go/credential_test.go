@@ -47,7 +47,7 @@ func (v *credentialVector) with(key string) (headers []string) {
 }
 
 func TestEachVectorHasItsCredentialOrTheReasonWhyNot(t *testing.T) {
-	reasons := map[string]error{"": nil, "missing": errNoCredential, "ambiguous": errTwoCredentials}
+	reasons := map[string]error{"": nil, "missing": errMissingCredential, "ambiguous": errAmbiguousCredential}
 	for _, v := range credentialVectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			header := make(http.Header)

@@ -12,8 +12,8 @@ import (
 //
 // As an option of a guard it applies to every request.
 type VerifyOption struct {
-	demand   verdict.Demand
-	nameless bool // Project got no id, or an empty one
+	demand         verdict.Demand
+	invalidProject bool // Project got no id, or an empty one
 }
 
 // RequireScopes demands that the key grants all of these scopes, at most 100. Wildcards cannot be required.
@@ -36,14 +36,14 @@ func Environment(id string) VerifyOption {
 // narrows what WithProjectID accepts, and never widens it; several Project options narrow each other. No id, or an
 // empty one, is ErrInvalidRequest.
 func Project(ids ...string) VerifyOption {
-	return VerifyOption{demand: verdict.Demand{ProjectIDs: ids}, nameless: !areNamed(ids)}
+	return VerifyOption{demand: verdict.Demand{ProjectIDs: ids}, invalidProject: !areValidProjects(ids)}
 }
 
 // merge returns the combined demand of all options, and whether one of them is a Project without ids or with an empty
 // one.
-func merge(options []VerifyOption) (all verdict.Demand, nameless bool) {
+func merge(options []VerifyOption) (all verdict.Demand, invalidProject bool) {
 	for _, option := range options {
-		nameless = nameless || option.nameless
+		invalidProject = invalidProject || option.invalidProject
 		if ids := option.demand.ProjectIDs; all.ProjectIDs == nil {
 			all.ProjectIDs = ids
 		} else if ids != nil {
@@ -61,7 +61,7 @@ func merge(options []VerifyOption) (all verdict.Demand, nameless bool) {
 			all.EnvironmentID = option.demand.EnvironmentID
 		}
 	}
-	return all, nameless
+	return all, invalidProject
 }
 
 // common returns the elements of both lists. The result is never nil.

@@ -21,8 +21,8 @@ func newDigester() *digester {
 	return d
 }
 
-// of returns the digest of a text of at most keyformat.MaxLength.
-func (d *digester) of(key string) digest {
+// digest returns the digest of a text of at most keyformat.MaxLength.
+func (d *digester) digest(key string) digest {
 	var text [len(d.secret) + keyformat.MaxLength]byte
 	length := copy(text[:], d.secret[:])
 	length += copy(text[length:], key)

@@ -25,11 +25,12 @@ var (
 )
 
 var (
-	errClosed    = fmt.Errorf("%w: the verifier is closed", ErrUnavailable)
-	errUndecided = fmt.Errorf("%w: the server did not decide", ErrUnavailable)
-	errNameless  = fmt.Errorf("%w: Project: must be one or more project ids, none of them empty", ErrInvalidRequest)
+	errClosed         = fmt.Errorf("%w: the verifier is closed", ErrUnavailable)
+	errUndecided      = fmt.Errorf("%w: the server did not decide", ErrUnavailable)
+	errInvalidProject = fmt.Errorf("%w: Project: must be one or more project ids, none of them empty",
+		ErrInvalidRequest)
 	errNotInTime = fmt.Errorf("%w: the key of an open stream could not be verified again in time", ErrUnavailable)
-	errConfused  = fmt.Errorf("%w: the server's answer does not match the request", ErrUnavailable)
+	errBadAnswer = fmt.Errorf("%w: the server's answer does not match the request", ErrUnavailable)
 )
 
 // classify wraps the error of a failed call in one of the exported errors.
@@ -44,9 +45,9 @@ func classify(err error) error {
 	}
 }
 
-// isOfBatch reports whether half of a failed batch may succeed. It may not if the server is unreachable or refuses the
-// Verifier's key.
-func isOfBatch(err error) bool {
+// shouldSplit reports whether half of a failed batch may succeed. It may not if the server is unreachable or refuses
+// the Verifier's key.
+func shouldSplit(err error) bool {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unauthenticated, codes.PermissionDenied:
 		return false

@@ -55,20 +55,20 @@ type fakeServer struct {
 
 // fakeStream is one Watch stream, on the server's side.
 type fakeStream struct {
-	request *tumblerv1.WatchRequest
-	words   chan *tumblerv1.WatchResponse
-	ending  chan error
-	gone    <-chan struct{}
+	request  *tumblerv1.WatchRequest
+	messages chan *tumblerv1.WatchResponse
+	ending   chan error
+	gone     <-chan struct{}
 }
 
 func (s *fakeServer) Watch(
 	request *tumblerv1.WatchRequest, stream grpc.ServerStreamingServer[tumblerv1.WatchResponse],
 ) error {
 	opened := &fakeStream{
-		request: request,
-		words:   make(chan *tumblerv1.WatchResponse),
-		ending:  make(chan error),
-		gone:    stream.Context().Done(),
+		request:  request,
+		messages: make(chan *tumblerv1.WatchResponse),
+		ending:   make(chan error),
+		gone:     stream.Context().Done(),
 	}
 	select {
 	case s.streams <- opened:
@@ -77,8 +77,8 @@ func (s *fakeServer) Watch(
 	}
 	for {
 		select {
-		case word := <-opened.words:
-			if err := stream.Send(word); err != nil {
+		case message := <-opened.messages:
+			if err := stream.Send(message); err != nil {
 				return err
 			}
 		case err := <-opened.ending:
@@ -274,7 +274,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 		WithLogger(slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		func(s *settings) { s.clock = w.clock },
 	}, options...)
-	options = append(options, func(s *settings) { w.silence = silence(s.heartbeat) })
+	options = append(options, func(s *settings) { w.silence = maxSilence(s.heartbeat) })
 	verifier, err := NewVerifier(w.listener.Addr().String(), options...)
 	if err != nil {
 		t.Fatal(err)
@@ -288,7 +288,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 func listening(t *testing.T, options ...Option) (*world, *fakeStream) {
 	w := newWorld(t, options...)
 	stream := w.stream()
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
 	return w, stream
 }
 
@@ -324,16 +324,16 @@ func (w *world) stream() *fakeStream {
 }
 
 // say sends a message, and returns when the Verifier has processed it.
-func (w *world) say(stream *fakeStream, word *tumblerv1.WatchResponse) {
+func (w *world) deliver(stream *fakeStream, message *tumblerv1.WatchResponse) {
 	w.Helper()
-	w.send(stream, word)
-	w.eventually("the word is taken in", func() bool { return w.verifier.memory.cursor() == word.GetCursor() })
+	w.send(stream, message)
+	w.eventually("the message is handled", func() bool { return w.verifier.cache.position().cursor == message.GetCursor() })
 }
 
-func (w *world) send(stream *fakeStream, word *tumblerv1.WatchResponse) {
+func (w *world) send(stream *fakeStream, message *tumblerv1.WatchResponse) {
 	w.Helper()
 	select {
-	case stream.words <- word:
+	case stream.messages <- message:
 	case <-stream.gone:
 		w.Fatal("the stream is gone")
 	}
@@ -386,15 +386,15 @@ func (w *world) expect(code Code, cached bool, key string, options ...VerifyOpti
 }
 
 func changed(cursor string, revision int64, keys ...string) *tumblerv1.WatchResponse {
-	word := &tumblerv1.WatchResponse{Cursor: cursor}
+	message := &tumblerv1.WatchResponse{Cursor: cursor}
 	for place, key := range keys {
-		word.Events = append(word.Events, &tumblerv1.KeyEvent{
+		message.Events = append(message.Events, &tumblerv1.KeyEvent{
 			Revision: revision + int64(place),
 			Type:     tumblerv1.KeyEventType_KEY_EVENT_TYPE_UPDATED,
 			KeyId:    idOf(key),
 		})
 	}
-	return word
+	return message
 }
 
 // heartbeat returns a heartbeat that confirms the instant at which its stream had this age.

@@ -30,10 +30,10 @@ type refusal struct {
 }
 
 var (
-	refusedKey     = &refusal{codes.Unauthenticated, http.StatusUnauthorized, "a valid API key is required"}
-	refusedUse     = &refusal{codes.PermissionDenied, http.StatusForbidden, "this API key does not allow that"}
-	refusedForNow  = &refusal{codes.Unavailable, http.StatusServiceUnavailable, cannotVerify}
-	refusedForever = &refusal{codes.Internal, http.StatusInternalServerError, cannotVerify}
+	keyRequired = &refusal{codes.Unauthenticated, http.StatusUnauthorized, "a valid API key is required"}
+	notAllowed  = &refusal{codes.PermissionDenied, http.StatusForbidden, "this API key does not allow that"}
+	undecided   = &refusal{codes.Unavailable, http.StatusServiceUnavailable, cannotVerify}
+	mistaken    = &refusal{codes.Internal, http.StatusInternalServerError, cannotVerify}
 )
 
 const cannotVerify = "API keys cannot be verified at the moment"
@@ -54,32 +54,34 @@ func (g *guard) check(
 	key, err := credential(authorization, apiKey)
 	if err != nil {
 		g.verifier.log.InfoContext(ctx, "tumbler: denied", "error", err.Error())
-		return nil, refusedKey
+		return nil, keyRequired
 	}
 	demand := append([]VerifyOption{ClientIP(clientIP), RequireScopes(scopes...)}, g.fixed...)
-	since := g.verifier.sessions.words.Load()
-	found, err := g.verifier.Verify(ctx, key, demand...)
-	if refused := g.judge(ctx, found, err); refused != nil {
+	since := g.verifier.sessions.changeCount.Load()
+	verification, err := g.verifier.Verify(ctx, key, demand...)
+	if refused := g.refusalFor(ctx, verification, err); refused != nil {
 		return nil, refused
 	}
-	held, _ := merge(demand)
-	return &admission{found, key, held, since}, nil
+	merged, _ := merge(demand)
+	return &admission{verification, key, merged, since}, nil
 }
 
-// judge returns the refusal that a verdict or an error leads to, and logs it. nil means that the request may pass.
-func (g *guard) judge(ctx context.Context, found *Verification, err error) *refusal {
-	refused, log := g.weigh(ctx, found, err)
+// refusalFor returns the refusal that a verdict or an error leads to, and logs it. nil means that the request may pass.
+func (g *guard) refusalFor(ctx context.Context, verification *Verification, err error) *refusal {
+	refused, log := g.refusalAndLog(ctx, verification, err)
 	log()
 	return refused
 }
 
-// weigh is judge for callers that must not wait for the logger: it returns a function that logs.
-func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refused *refusal, log func()) {
+// refusalAndLog is refusalFor for callers that must not wait for the logger: it returns a function that logs.
+func (g *guard) refusalAndLog(
+	ctx context.Context, verification *Verification, err error,
+) (refused *refusal, log func()) {
 	if err != nil {
-		level, refused := slog.LevelError, refusedForNow
+		level, refused := slog.LevelError, undecided
 		switch {
 		case isInvalid(err):
-			refused = refusedForever
+			refused = mistaken
 		case ctx.Err() != nil:
 			level = slog.LevelDebug // the caller no longer waits
 		case isUnavailable(err):
@@ -89,24 +91,25 @@ func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refu
 			g.verifier.log.Log(ctx, level, "tumbler: undecided", "error", err.Error())
 		}
 	}
-	if found.Valid {
+	if verification.Valid {
 		return nil, func() {}
 	}
 	log = func() {
-		g.verifier.log.InfoContext(ctx, "tumbler: denied", "code", found.Code.String(), "key_id", found.KeyID)
+		g.verifier.log.InfoContext(ctx, "tumbler: denied",
+			"code", verification.Code.String(), "key_id", verification.KeyID)
 	}
-	switch found.Code {
+	switch verification.Code {
 	case CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
-		return refusedUse, log
+		return notAllowed, log
 	default:
-		return refusedKey, log
+		return keyRequired, log
 	}
 }
 
 // unlisted refuses a request that the guard's scopes function does not know.
 func (g *guard) unlisted(ctx context.Context) *refusal {
 	g.verifier.log.InfoContext(ctx, "tumbler: denied: no scopes are listed for this request")
-	return refusedUse
+	return notAllowed
 }
 
 // address returns the IP address in a peer's host:port. It returns "" if there is none, or if the address has a zone,

@@ -89,7 +89,7 @@ func (g *httpGuard) serve(w http.ResponseWriter, r *http.Request, next http.Hand
 	}
 	ctx, cancel := context.WithCancelCause(admitted.context(r.Context()))
 	defer cancel(nil)
-	answer := &stream{
+	answer := &heldResponse{
 		hold:   func(end func(*refusal)) func() { return g.hold(ctx, admitted, end) },
 		cancel: cancel,
 		writer: w,
@@ -102,9 +102,9 @@ func refuse(w http.ResponseWriter, refused *refusal) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	switch refused {
-	case refusedKey:
+	case keyRequired:
 		header.Set("WWW-Authenticate", "Bearer")
-	case refusedForNow:
+	case undecided:
 		header.Set("Retry-After", "1")
 	}
 	w.WriteHeader(refused.http)

@@ -19,10 +19,10 @@ func (o StreamOption) applyHTTP(g *httpGuard) { g.outlive = !bool(o) }
 
 // admission is an admitted request, and the demand that its key met.
 type admission struct {
-	found  *Verification
-	key    string
-	demand verdict.Demand
-	since  uint64 // sessions.words before the key was verified
+	verification *Verification
+	key          string
+	demand       verdict.Demand
+	since        uint64 // sessions.changeCount before the key was verified
 }
 
 // context returns a context that carries the verdict. A nil admission (no key needed) returns ctx.
@@ -30,7 +30,7 @@ func (a *admission) context(ctx context.Context) context.Context {
 	if a == nil {
 		return ctx
 	}
-	return newContext(ctx, a.found)
+	return newContext(ctx, a.verification)
 }
 
 // hold calls end, at most once, when the key stops being valid, unless release is called first. end must not block: one
@@ -41,9 +41,9 @@ func (g *guard) hold(ctx context.Context, a *admission, end func(*refusal)) (rel
 	}
 	// The context may have ended by then, but logs still need its values.
 	ctx = context.WithoutCancel(ctx)
-	opened := g.verifier.sessions.open(g.verifier.digester.of(a.key), a.key, &a.demand, a.found, a.since,
-		func(found *Verification, err error) {
-			refused, log := g.weigh(ctx, found, err)
+	opened := g.verifier.sessions.open(g.verifier.digester.digest(a.key), a.key, &a.demand, a.verification, a.since,
+		func(verification *Verification, err error) {
+			refused, log := g.refusalAndLog(ctx, verification, err)
 			end(refused)
 			go log()
 		})

@@ -105,7 +105,7 @@ func TestAGRPCStreamEndsWithItsKey(t *testing.T) {
 				h := &handling{handle: handle}
 				call := h.serve(t, w)
 				w.server.answerWith(becomes(code))
-				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 				var err error
 				for err == nil {
 					err = call.RecvMsg(&emptypb.Empty{})
@@ -135,7 +135,7 @@ func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.
 			call := h.serve(t, w, EndStreams(c.open > 0))
 			w.server.answerWith(becomes(c.code))
 			before, _ := w.server.calls()
-			w.say(stream, changed("a", 11, testKey(1, 'a')))
+			w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 			if c.open > 0 {
 				w.eventually("it is asked", func() bool { now, _ := w.server.calls(); return now > before })
 			}
@@ -200,7 +200,7 @@ func TestAStreamingAnswerIsBrokenOff(t *testing.T) {
 				defer answer.Body.Close()
 				w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
 				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 				if _, err := io.Copy(io.Discard, answer.Body); err == nil {
 					t.Error("it ended as if it were whole")
 				}
@@ -226,7 +226,7 @@ func TestAStreamingAnswerGoesOnWhereItsKeyIsStillGoodForIt(t *testing.T) {
 	}
 	before, _ := w.server.calls()
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_VALID))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	w.eventually("it is asked", func() bool { now, _ := w.server.calls(); return now > before })
 	close(done)
 	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "whole" {
@@ -239,7 +239,7 @@ func TestAnOrdinaryAnswerRunsToItsEnd(t *testing.T) {
 	w, stream := listening(t)
 	answer, err := web(t, w, false, func(to http.ResponseWriter, r *http.Request) {
 		w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-		w.say(stream, changed("a", 11, testKey(1, 'a')))
+		w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 		w.eventually("it is denied", func() bool { return !w.verify(testKey(1, 'a')).Valid })
 		if r.Context().Err() != nil || w.verifier.sessions.len() > 0 {
 			t.Error("it is held to its key")
@@ -273,7 +273,7 @@ func TestAConnectionThatWasTakenOverIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	io.Copy(io.Discard, answer.Body)
 	if <-over == nil {
 		t.Error("the handler was told nothing")
@@ -293,7 +293,7 @@ func TestWithStreamsLeftAloneAnAnswerOutlivesItsKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	close(done)
 	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "whole" {
 		t.Errorf("got %q, %v", body, err)

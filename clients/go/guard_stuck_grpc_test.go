@@ -26,7 +26,7 @@ func TestAGRPCStreamEndsThoughItsCallerDoesNotRead(t *testing.T) {
 	call := h.serve(t, w)
 	w.eventually("it waits for the caller", func() bool { return goroutines("transport.(*writeQuota)") != "" })
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	select {
 	case err := <-h.over:
 		if status.Code(err) != codes.Unauthenticated {
@@ -61,7 +61,7 @@ func TestAnEndedGRPCStreamWaitsForNothingMore(t *testing.T) {
 	}}
 	call := h.serve(t, w)
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	if err := call.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
 	}

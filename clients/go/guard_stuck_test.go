@@ -99,7 +99,7 @@ func TestAStuckAnswerHoldsUpNoEnd(t *testing.T) {
 					})
 				}
 				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 				if err := call.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
 					t.Errorf("got %v", err)
 				}
@@ -142,7 +142,7 @@ func TestAStuckLogHoldsUpNoEnd(t *testing.T) {
 		calls[one] = h.serve(t, w)
 	}
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	for _, call := range calls {
 		if err := call.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
 			t.Errorf("got %v", err)
@@ -174,7 +174,7 @@ func TestAnAnswerIsBrokenOffThoughItsHandlerGoesOn(t *testing.T) {
 					w.eventually("it is being written", func() bool { return goroutines("tumbler.dev/go.(*heldWriter)") != "" })
 				}
 				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 				broken := make(chan error, 1)
 				go func() {
 					_, err := io.Copy(io.Discard, answer.Body)
@@ -215,7 +215,7 @@ func TestAFileThatIsLongIsBrokenOff(t *testing.T) {
 			answer := begin(t, server)
 			w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
 			w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-			w.say(stream, changed("a", 11, testKey(1, 'a')))
+			w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 			<-over // although the caller does not read
 			if n, err := io.Copy(io.Discard, answer.Body); err == nil {
 				t.Errorf("all %d bytes came", n)
@@ -232,7 +232,7 @@ func TestAFileOverAnUnencryptedConnectionIsBrokenOff(t *testing.T) {
 	answer := begin(t, server)
 	w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
 	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
 	<-over
 	if n, err := io.Copy(io.Discard, answer.Body); err == nil {
 		t.Errorf("all %d bytes came", n)
@@ -285,7 +285,7 @@ func (l *late) SetWriteDeadline(deadline time.Time) error {
 // A deadline that a handler sets while its stream ends does not undo the end.
 func TestADeadlineDoesNotOutliveTheKey(t *testing.T) {
 	writer := &late{ResponseWriter: httptest.NewRecorder(), past: make(chan struct{}, 2)}
-	s := &stream{cancel: func(error) {}, writer: writer}
+	s := &heldResponse{cancel: func(error) {}, writer: writer}
 	writer.meanwhile = s.end
 	err := (&heldWriter{s}).SetWriteDeadline(time.Now().Add(time.Hour))
 	s.cutting.Wait()
@@ -313,7 +313,7 @@ func (b *blocked) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.conn,
 func TestAWriteThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	conn, caller := net.Pipe()
 	writer := &blocked{httptest.NewRecorder(), make(chan struct{}), make(chan struct{}), conn}
-	s := &stream{
+	s := &heldResponse{
 		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,
 	}
 	wrote := make(chan int)
@@ -353,7 +353,7 @@ func TestAPartOfAFileThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	defer file.Close()
 	file.Truncate(3 * streaming)
 	writer := &direct{ResponseWriter: httptest.NewRecorder()}
-	s := &stream{
+	s := &heldResponse{
 		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,
 	}
 	writer.meanwhile = s.end

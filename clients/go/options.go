@@ -138,7 +138,7 @@ func (s *settings) check(target string) error {
 		return errors.New("WithAPIKey: is required")
 	case !visible(s.apiKey):
 		return errors.New("WithAPIKey: must be one key of visible ASCII characters")
-	case s.projectsSet && !areNamed(s.projects.named):
+	case s.projectsSet && !areValidProjects(s.projects.named):
 		return errors.New("WithProjectID: must be one or more project ids, none of them empty")
 	case s.projectsSet && s.projects.any:
 		return errors.New("WithAnyProject: cannot be combined with WithProjectID")

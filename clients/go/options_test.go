@@ -165,12 +165,12 @@ func TestNoWayOfPrintingShowsAKey(t *testing.T) {
 func TestNothingThatIsRememberedHoldsAKey(t *testing.T) {
 	w, _ := listening(t)
 	w.verify(testKey(1, 'a'))
-	for _, element := range w.verifier.memory.entries {
+	for _, element := range w.verifier.cache.entries {
 		if text := fmt.Sprintf("%+v %+v", element.Value, element.Value.(*entry).record); strings.Contains(text, "aaaaaaaa") {
 			t.Errorf("remembered: %s", text)
 		}
 	}
-	if left := len(w.verifier.calls.flights) + len(w.verifier.calls.waiting); left != 0 {
+	if left := len(w.verifier.batcher.joinable) + len(w.verifier.batcher.queue); left != 0 {
 		t.Errorf("%d calls are kept", left)
 	}
 }
@@ -178,7 +178,7 @@ func TestNothingThatIsRememberedHoldsAKey(t *testing.T) {
 func TestDigestsDependOnARandomKey(t *testing.T) {
 	one, other := newDigester(), newDigester()
 	key := testKey(1, 'a')
-	a, again, b, c := one.of(key), one.of(key), other.of(key), one.of(testKey(1, 'b'))
+	a, again, b, c := one.digest(key), one.digest(key), other.digest(key), one.digest(testKey(1, 'b'))
 	if !same(&a, &again) || same(&a, &b) || same(&a, &c) {
 		t.Error("digests are the same where they must not be, or the other way round")
 	}

@@ -5,8 +5,9 @@ import (
 	"slices"
 )
 
-// errUnsaid is the error of a Verifier whose own key sees all projects if no option says which projects to accept.
-var errUnsaid = fmt.Errorf("%w: the verifier's own key can verify the keys of all projects: "+
+// errProjectRequired is the error of a Verifier whose own key sees all projects if no option says which projects to
+// accept.
+var errProjectRequired = fmt.Errorf("%w: the verifier's own key can verify the keys of all projects: "+
 	"use WithProjectID, or WithAnyProject, or a key of one project", ErrNotAllowed)
 
 // projects are the projects whose keys a Verifier accepts: the named ones, or else all that its own key sees.
@@ -15,7 +16,7 @@ type projects struct {
 	any   bool // WithAnyProject is set
 }
 
-func (p *projects) unsaid() bool { return len(p.named) == 0 && !p.any }
+func (p *projects) lacksProject() bool { return len(p.named) == 0 && !p.any }
 
 // only returns the project to name in requests if there is exactly one, and otherwise "".
 func (p *projects) only() string {
@@ -27,5 +28,5 @@ func (p *projects) only() string {
 
 func (p *projects) accepts(id string) bool { return len(p.named) == 0 || slices.Contains(p.named, id) }
 
-// areNamed reports whether there is at least one id, and none is empty.
-func areNamed(ids []string) bool { return len(ids) > 0 && !slices.Contains(ids, "") }
+// areValidProjects reports whether there is at least one id, and none is empty.
+func areValidProjects(ids []string) bool { return len(ids) > 0 && !slices.Contains(ids, "") }

@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	// mostAsked is the maximum number of keys that are being verified again at a time.
-	mostAsked = 256
-	// retryPause is the wait before the next attempt after a key could not be verified.
-	retryPause = time.Second
-	// shortestTrust is how long an answer counts at least. Just before an expiry, answers live for microseconds only.
-	shortestTrust = 100 * time.Millisecond
+	// maxChecks is the maximum number of keys that are being verified again at a time.
+	maxChecks = 256
+	// retryDelay is the wait before the next attempt after a key could not be verified.
+	retryDelay = time.Second
+	// minTrust is how long an answer counts at least. Just before an expiry, answers live for microseconds only.
+	minTrust = 100 * time.Millisecond
 	// spread is the time from one key to the next if all must be verified again: 1,000 a second.
 	spread = time.Millisecond
 	// always is later than every instant.
@@ -31,100 +31,108 @@ const (
 // lapses, and when its record's cache_ttl ends, which is never after the key's expiry or the end of its grace period.
 // If the key is then not VALID, its streams end.
 type sessions struct {
-	clock    clock
-	memory   *memory
-	patience time.Duration // how long a stream continues while its key cannot be verified
-	verify   func(context.Context, string, ...VerifyOption) (*Verification, error)
+	clock          clock
+	cache          *cache
+	maxUnconfirmed time.Duration // how long a stream continues while its key cannot be verified
+	verify         func(context.Context, string, ...VerifyOption) (*Verification, error)
 
-	// words counts the reports to heard. A caller reads it before it verifies a key, to detect a report in between.
-	words atomic.Uint64
+	// changeCount counts the calls of changed. A caller reads it before it verifies a key, to detect a change in
+	// between.
+	changeCount atomic.Uint64
 
-	asking sync.WaitGroup
+	checks sync.WaitGroup
 
-	mu     sync.Mutex
-	held   map[heldID]*held
-	byID   map[string]map[*held]bool
-	queue  []*held
-	asked  int
-	closed error
+	mu       sync.Mutex
+	keys     map[keyIdent]*admittedKey
+	byID     map[string]map[*admittedKey]bool
+	queue    []*admittedKey
+	checking int
+	closed   error
 }
 
-type heldID struct {
+type keyIdent struct {
 	digest digest
 	demand string
 }
 
-type heldState int
+type checkState int
 
 const (
-	resting heldState = iota
+	idle checkState = iota
 	queued
-	beingAsked
+	checking
 )
 
-// held is a key, its demand, and its open streams. The key's text is kept as long as one stream is open.
-type held struct {
-	id       heldID
-	keyID    string
-	key      string
-	demand   verdict.Demand
-	sessions map[*session]bool
-	state    heldState
-	again    bool          // a change was reported while it was being verified
-	until    time.Duration // while the cache is fresh, the last answer counts until then
-	doubted  bool          // it must be verified again
-	since    time.Duration // when it became doubted
-	armed    int           // counts the timers, so that a former timer has no effect
-	stop     func()
+// admittedKey is a key, its demand, and its open streams. The key's text is kept as long as one stream is open.
+type admittedKey struct {
+	id               keyIdent
+	keyID            string
+	key              string
+	demand           verdict.Demand
+	sessions         map[*session]bool
+	state            checkState
+	changedMeanwhile bool          // a change was reported while it was being verified
+	until            time.Duration // while the cache is fresh, the last answer counts until then
+	isUnconfirmed    bool          // it must be verified again
+	unconfirmedSince time.Duration // when it became unconfirmed
+	timerNumber      int           // counts the timers, so that a former timer has no effect
+	stop             func()
 }
 
 // session is one open stream. ended is called at most once, in any goroutine, for example the one that reads the Watch
 // stream or the one that closes the Verifier. It must not block.
 type session struct {
-	all   *sessions
-	held  *held
-	ended func(*Verification, error)
+	sessions *sessions
+	admitted *admittedKey
+	ended    func(*Verification, error)
 }
 
-func newSessions(s *settings, m *memory) *sessions {
+func newSessions(s *settings, c *cache) *sessions {
 	return &sessions{
-		clock:    s.clock,
-		memory:   m,
-		patience: s.maxStaleness,
-		held:     make(map[heldID]*held),
-		byID:     make(map[string]map[*held]bool),
+		clock:          s.clock,
+		cache:          c,
+		maxUnconfirmed: s.maxStaleness,
+		keys:           make(map[keyIdent]*admittedKey),
+		byID:           make(map[string]map[*admittedKey]bool),
 	}
 }
 
-// open registers a stream that a verdict admitted. since is the value of words before that verification.
+// open registers a stream that a verdict admitted. since is the value of changeCount before that verification.
 func (s *sessions) open(
-	d digest, key string, demand *verdict.Demand, found *Verification, since uint64, ended func(*Verification, error),
+	d digest, key string, demand *verdict.Demand, verification *Verification, since uint64,
+	ended func(*Verification, error),
 ) *session {
-	id := heldID{d, fmt.Sprintf("%q", *demand)}
+	id := keyIdent{d, fmt.Sprintf("%q", *demand)}
 	s.mu.Lock()
 	if s.closed != nil {
 		s.mu.Unlock()
 		ended(nil, s.closed)
-		return &session{all: s, held: &held{}}
+		return &session{sessions: s, admitted: &admittedKey{}}
 	}
 	now := s.clock.now()
-	h, known := s.held[id]
+	k, known := s.keys[id]
 	if !known {
-		h = &held{id: id, keyID: found.KeyID, key: key, demand: clone(demand), sessions: make(map[*session]bool)}
-		h.demand.ProjectIDs = slices.Clone(demand.ProjectIDs) // clone leaves them out
-		s.held[id] = h
-		if s.byID[h.keyID] == nil {
-			s.byID[h.keyID] = make(map[*held]bool)
+		k = &admittedKey{
+			id:       id,
+			keyID:    verification.KeyID,
+			key:      key,
+			demand:   clone(demand),
+			sessions: make(map[*session]bool),
 		}
-		s.byID[h.keyID][h] = true
-		s.rest(h, found.until, now)
+		k.demand.ProjectIDs = slices.Clone(demand.ProjectIDs) // clone leaves them out
+		s.keys[id] = k
+		if s.byID[k.keyID] == nil {
+			s.byID[k.keyID] = make(map[*admittedKey]bool)
+		}
+		s.byID[k.keyID][k] = true
+		s.scheduleRecheck(k, verification.until, now)
 	}
-	opened := &session{s, h, ended}
-	h.sessions[opened] = true
-	if since != s.words.Load() {
-		s.doubt(h, now, 0)
+	opened := &session{s, k, ended}
+	k.sessions[opened] = true
+	if since != s.changeCount.Load() {
+		s.recheck(k, now, 0)
 	}
-	over := s.pump(now)
+	over := s.startChecks(now)
 	s.mu.Unlock()
 	over.end()
 	return opened
@@ -132,32 +140,32 @@ func (s *sessions) open(
 
 // close removes a stream that has ended by itself. It may be called more than once.
 func (o *session) close() {
-	s := o.all
+	s := o.sessions
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(o.held.sessions, o)
-	if len(o.held.sessions) == 0 {
-		s.drop(o.held)
+	delete(o.admitted.sessions, o)
+	if len(o.admitted.sessions) == 0 {
+		s.remove(o.admitted)
 	}
 }
 
-// heard records that these keys have changed, or that all may have, and queues them to be verified again.
-func (s *sessions) heard(all bool, keyIDs ...string) {
-	s.words.Add(1)
+// changed records that these keys have changed, or that all may have, and queues them to be verified again.
+func (s *sessions) changed(all bool, keyIDs ...string) {
+	s.changeCount.Add(1)
 	s.mu.Lock()
 	now, delay := s.clock.now(), time.Duration(0)
 	if all {
-		for _, h := range s.held {
-			s.doubt(h, now, min(delay, s.patience/2))
+		for _, k := range s.keys {
+			s.recheck(k, now, min(delay, s.maxUnconfirmed/2))
 			delay += spread
 		}
 	}
 	for _, keyID := range keyIDs {
-		for h := range s.byID[keyID] {
-			s.doubt(h, now, 0)
+		for k := range s.byID[keyID] {
+			s.recheck(k, now, 0)
 		}
 	}
-	over := s.pump(now)
+	over := s.startChecks(now)
 	s.mu.Unlock()
 	over.end()
 }
@@ -167,8 +175,8 @@ func (s *sessions) close(err error) {
 	s.mu.Lock()
 	s.closed = err
 	over := ending{err: err}
-	for _, h := range s.held {
-		over.sessions = append(over.sessions, s.drop(h)...)
+	for _, k := range s.keys {
+		over.sessions = append(over.sessions, s.remove(k)...)
 	}
 	s.mu.Unlock()
 	over.end()
@@ -177,138 +185,139 @@ func (s *sessions) close(err error) {
 func (s *sessions) len() (open int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range s.held {
-		open += len(h.sessions)
+	for _, k := range s.keys {
+		open += len(k.sessions)
 	}
 	return open
 }
 
 // ending holds streams to end after the lock is released.
 type ending struct {
-	sessions []*session
-	found    *Verification
-	err      error
+	sessions     []*session
+	verification *Verification
+	err          error
 }
 
 func (e ending) end() {
 	for _, session := range e.sessions {
-		session.ended(e.found, e.err)
+		session.ended(e.verification, e.err)
 	}
 }
 
-// pump starts verifications of queued keys. mu must be held, as in all functions below except ask and look.
-func (s *sessions) pump(now time.Duration) (over ending) {
+// startChecks starts verifications of queued keys. mu must be held, as in all functions below except check and onTimer.
+func (s *sessions) startChecks(now time.Duration) (over ending) {
 	over.err = errNotInTime
-	for s.asked < mostAsked && len(s.queue) > 0 {
-		h := s.queue[0]
+	for s.checking < maxChecks && len(s.queue) > 0 {
+		k := s.queue[0]
 		s.queue[0] = nil
 		s.queue = s.queue[1:]
 		switch {
-		case len(h.sessions) == 0:
-		case now-h.since > s.patience:
-			over.sessions = append(over.sessions, s.drop(h)...)
+		case len(k.sessions) == 0:
+		case now-k.unconfirmedSince > s.maxUnconfirmed:
+			over.sessions = append(over.sessions, s.remove(k)...)
 		default:
-			h.state, h.again = beingAsked, false
-			s.asked++
-			s.asking.Add(1)
-			go s.ask(h)
+			k.state, k.changedMeanwhile = checking, false
+			s.checking++
+			s.checks.Add(1)
+			go s.check(k)
 		}
 	}
 	return over
 }
 
-func (s *sessions) ask(h *held) {
-	defer s.asking.Done()
-	found, err := s.verify(context.Background(), h.key, VerifyOption{demand: h.demand})
+func (s *sessions) check(k *admittedKey) {
+	defer s.checks.Done()
+	verification, err := s.verify(context.Background(), k.key, VerifyOption{demand: k.demand})
 	s.mu.Lock()
 	now := s.clock.now()
-	s.asked--
-	h.state = resting
-	over := ending{found: found, err: err}
+	s.checking--
+	k.state = idle
+	over := ending{verification: verification, err: err}
 	switch {
-	case len(h.sessions) == 0:
-	case err != nil && now-h.since < s.patience:
-		s.arm(h, now+retryPause, now)
-	case err != nil, !found.Valid:
-		over.sessions = s.drop(h)
-	case h.again:
-		s.doubt(h, now, 0)
+	case len(k.sessions) == 0:
+	case err != nil && now-k.unconfirmedSince < s.maxUnconfirmed:
+		s.setTimer(k, now+retryDelay, now)
+	case err != nil, !verification.Valid:
+		over.sessions = s.remove(k)
+	case k.changedMeanwhile:
+		s.recheck(k, now, 0)
 	default:
-		h.doubted = false
-		s.rest(h, found.until, now)
+		k.isUnconfirmed = false
+		s.scheduleRecheck(k, verification.until, now)
 	}
-	late := s.pump(now)
+	late := s.startChecks(now)
 	s.mu.Unlock()
 	over.end()
 	late.end()
 }
 
-func (s *sessions) doubt(h *held, now, delay time.Duration) {
-	if !h.doubted {
-		h.doubted, h.since = true, now
+func (s *sessions) recheck(k *admittedKey, now, delay time.Duration) {
+	if !k.isUnconfirmed {
+		k.isUnconfirmed, k.unconfirmedSince = true, now
 	}
 	switch {
-	case h.state == beingAsked:
-		h.again = true
-	case h.state == resting && delay > 0:
-		s.arm(h, min(h.until, now+delay), now)
-	case h.state == resting:
-		h.state = queued
-		s.queue = append(s.queue, h)
+	case k.state == checking:
+		k.changedMeanwhile = true
+	case k.state == idle && delay > 0:
+		s.setTimer(k, min(k.until, now+delay), now)
+	case k.state == idle:
+		k.state = queued
+		s.queue = append(s.queue, k)
 	}
 }
 
-// rest leaves a valid key until its answer expires. If the cache is not fresh, the key rests for at most patience.
-func (s *sessions) rest(h *held, until, now time.Duration) {
-	if now >= s.memory.freshUntil() {
-		until = min(until, now+s.patience)
+// scheduleRecheck leaves a valid key until its answer expires. If the cache is not fresh, the key rests for at most
+// maxUnconfirmed.
+func (s *sessions) scheduleRecheck(k *admittedKey, until, now time.Duration) {
+	if now >= s.cache.freshUntil() {
+		until = min(until, now+s.maxUnconfirmed)
 	}
-	s.arm(h, max(until, now+shortestTrust), now)
+	s.setTimer(k, max(until, now+minTrust), now)
 }
 
-// arm sets the timer to look at a key at until, or earlier when freshness lapses.
-func (s *sessions) arm(h *held, until, now time.Duration) {
-	h.until = until
-	if fresh := s.memory.freshUntil(); fresh > now {
+// setTimer sets the timer to look at a key at until, or earlier when freshness lapses.
+func (s *sessions) setTimer(k *admittedKey, until, now time.Duration) {
+	k.until = until
+	if fresh := s.cache.freshUntil(); fresh > now {
 		until = min(until, fresh)
 	}
-	if h.stop != nil {
-		h.stop()
+	if k.stop != nil {
+		k.stop()
 	}
-	h.armed++
-	armed := h.armed
-	h.stop = s.clock.afterFunc(max(0, until-now), func() { s.look(h, armed) })
+	k.timerNumber++
+	timerNumber := k.timerNumber
+	k.stop = s.clock.afterFunc(max(0, until-now), func() { s.onTimer(k, timerNumber) })
 }
 
-func (s *sessions) look(h *held, armed int) {
+func (s *sessions) onTimer(k *admittedKey, timerNumber int) {
 	s.mu.Lock()
 	var over ending
-	if h.armed == armed && h.state == resting && len(h.sessions) > 0 {
+	if k.timerNumber == timerNumber && k.state == idle && len(k.sessions) > 0 {
 		now := s.clock.now()
-		if now < h.until && now < s.memory.freshUntil() {
-			s.arm(h, h.until, now)
+		if now < k.until && now < s.cache.freshUntil() {
+			s.setTimer(k, k.until, now)
 		} else {
-			s.doubt(h, now, 0)
-			over = s.pump(now)
+			s.recheck(k, now, 0)
+			over = s.startChecks(now)
 		}
 	}
 	s.mu.Unlock()
 	over.end()
 }
 
-func (s *sessions) drop(h *held) (over []*session) {
-	for session := range h.sessions {
+func (s *sessions) remove(k *admittedKey) (over []*session) {
+	for session := range k.sessions {
 		over = append(over, session)
 	}
-	clear(h.sessions)
-	if h.stop != nil {
-		h.stop()
+	clear(k.sessions)
+	if k.stop != nil {
+		k.stop()
 	}
-	if s.held[h.id] == h {
-		delete(s.held, h.id)
-		delete(s.byID[h.keyID], h)
-		if len(s.byID[h.keyID]) == 0 {
-			delete(s.byID, h.keyID)
+	if s.keys[k.id] == k {
+		delete(s.keys, k.id)
+		delete(s.byID[k.keyID], k)
+		if len(s.byID[k.keyID]) == 0 {
+			delete(s.byID, k.keyID)
 		}
 	}
 	return over

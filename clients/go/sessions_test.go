@@ -86,8 +86,8 @@ func newHolding(t *testing.T, options ...Option) *holding {
 func (h *holding) open(key int, name string, scopes ...string) *session {
 	text := testKey(key, 'a')
 	found := &Verification{Valid: true, Code: CodeValid, KeyID: idOf(text), until: h.world.clock.now() + time.Minute}
-	return h.sessions.open(h.verifier.digester.of(text), text, &verdict.Demand{RequiredScopes: scopes}, found,
-		h.words.Load(), h.by(name))
+	return h.sessions.open(h.verifier.digester.digest(text), text, &verdict.Demand{RequiredScopes: scopes}, found,
+		h.changeCount.Load(), h.by(name))
 }
 
 func (h *holding) next() *asked {
@@ -107,7 +107,7 @@ func (h *holding) quiet(under ...*asked) {
 	h.eventually("no more is asked about", func() bool {
 		h.sessions.mu.Lock()
 		defer h.sessions.mu.Unlock()
-		return h.sessions.asked == len(under)
+		return h.sessions.checking == len(under)
 	})
 	if len(h.asks) > 0 {
 		h.Fatalf("%d are asked about, and not %d", len(h.asks)+len(under), len(under))
@@ -122,8 +122,8 @@ func (h *holding) become(want string) {
 func (h *holding) rests() bool {
 	h.sessions.mu.Lock()
 	defer h.sessions.mu.Unlock()
-	for _, held := range h.sessions.held {
-		if held.doubted || held.state != resting {
+	for _, held := range h.sessions.keys {
+		if held.isUnconfirmed || held.state != idle {
 			return false
 		}
 	}
@@ -136,7 +136,7 @@ func TestAnEventEndsTheStreamsOfItsKeyAlone(t *testing.T) {
 		h.open(1, "one")
 		h.open(1, "one")
 		h.open(2, "other")
-		h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+		h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 		h.next().answer(code, 0)
 		h.become(fmt.Sprintf("[one %v one %v]", code, code))
 		if h.sessions.len() != 1 {
@@ -150,7 +150,7 @@ func TestAStreamWhoseKeyIsStillGoodForItGoesOn(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one", "orders:read")
 	h.open(1, "other", "orders:write")
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 	for range 2 {
 		if a := h.next(); a.demand.RequiredScopes[0] == "orders:write" {
 			a.answer(CodeInsufficientScope, 0)
@@ -167,8 +167,8 @@ func TestAKeyIsHeldToAllThatWasDemanded(t *testing.T) {
 	text, demand := testKey(1, 'a'), verdict.Demand{
 		ProjectIDs: []string{"acme"}, EnvironmentID: "live", RequiredScopes: []string{"orders:read"}, ClientIP: "192.0.2.7",
 	}
-	h.sessions.open(h.verifier.digester.of(text), text, &demand, &Verification{KeyID: idOf(text)}, h.words.Load(), h.by("one"))
-	h.sessions.heard(false, idOf(text))
+	h.sessions.open(h.verifier.digester.digest(text), text, &demand, &Verification{KeyID: idOf(text)}, h.changeCount.Load(), h.by("one"))
+	h.sessions.changed(false, idOf(text))
 	if a := h.next(); fmt.Sprint(a.demand) != fmt.Sprint(demand) {
 		t.Errorf("asked for %v", a.demand)
 	}
@@ -176,11 +176,11 @@ func TestAKeyIsHeldToAllThatWasDemanded(t *testing.T) {
 
 func TestWhatIsToldBetweenTheVerdictAndTheStreamCounts(t *testing.T) {
 	h := newHolding(t)
-	since := h.words.Load()
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
-	h.eventually("it is told", func() bool { return h.words.Load() > since })
+	since := h.changeCount.Load()
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.eventually("it is told", func() bool { return h.changeCount.Load() > since })
 	text := testKey(1, 'a')
-	h.sessions.open(h.verifier.digester.of(text), text, &verdict.Demand{},
+	h.sessions.open(h.verifier.digester.digest(text), text, &verdict.Demand{},
 		&Verification{KeyID: idOf(text), until: time.Minute}, since, h.by("one"))
 	h.next().answer(CodeRevoked, 0)
 	h.become("[one REVOKED]")
@@ -189,10 +189,10 @@ func TestWhatIsToldBetweenTheVerdictAndTheStreamCounts(t *testing.T) {
 func TestAnAnswerThatMayBeOlderThanAnEventIsNotTheLastWord(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one")
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
-	first, told := h.next(), h.words.Load()
-	h.say(h.stream, changed("b", 12, testKey(1, 'a')))
-	h.eventually("it is told", func() bool { return h.words.Load() > told })
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
+	first, told := h.next(), h.changeCount.Load()
+	h.deliver(h.stream, changed("b", 12, testKey(1, 'a')))
+	h.eventually("it is told", func() bool { return h.changeCount.Load() > told })
 	h.quiet(first)
 	first.answer(CodeValid, time.Minute)
 	h.next().answer(CodeRevoked, 0)
@@ -202,7 +202,7 @@ func TestAnAnswerThatMayBeOlderThanAnEventIsNotTheLastWord(t *testing.T) {
 func TestAKeyIsVerifiedWhenItsRecordEnds(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one")
-	h.say(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
 	h.next().answer(CodeValid, h.world.clock.now()+3*time.Second)
 	h.eventually("it rests", h.rests)
 	h.world.clock.advance(3*time.Second - 1)
@@ -229,12 +229,12 @@ func TestTrustThatLapsesHasEveryKeyVerifiedAgainAndAgain(t *testing.T) {
 func TestAKeyThatCannotBeVerifiedEndsItsStreamsAfterTheStalenessAllowed(t *testing.T) {
 	h := newHolding(t)
 	h.open(1, "one")
-	h.sessions.heard(false, idOf(testKey(1, 'a')))
+	h.sessions.changed(false, idOf(testKey(1, 'a')))
 	for range int(DefaultMaxStaleness / time.Second) {
 		h.next().fail()
-		h.eventually("it waits", func() bool { return h.world.clock.waits(retryPause) })
+		h.eventually("it waits", func() bool { return h.world.clock.waits(retryDelay) })
 		h.quiet()
-		h.world.clock.advance(retryPause)
+		h.world.clock.advance(retryDelay)
 	}
 	if h.all() != "[]" {
 		t.Fatal(h.all())
@@ -252,10 +252,10 @@ func TestAFloodOfEventsIsFewVerificationsAtATime(t *testing.T) {
 		ids = append(ids, idOf(testKey(key, 'a')))
 	}
 	for range 3 {
-		h.sessions.heard(false, ids...)
+		h.sessions.changed(false, ids...)
 	}
 	for seen := 0; seen < keys; {
-		batch := min(mostAsked, keys-seen)
+		batch := min(maxChecks, keys-seen)
 		var under []*asked
 		for range batch {
 			under = append(under, h.next())
@@ -276,7 +276,7 @@ func TestAResetIsSpread(t *testing.T) {
 	for key := range keys {
 		h.open(key, "x")
 	}
-	h.sessions.heard(true)
+	h.sessions.changed(true)
 	h.next().answer(CodeValid, time.Minute)
 	h.quiet()
 	seen := 1
@@ -299,7 +299,7 @@ func TestNothingIsLeftOfAStream(t *testing.T) {
 	}
 	h.sessions.mu.Lock()
 	defer h.sessions.mu.Unlock()
-	if len(h.sessions.held)+len(h.sessions.byID)+len(h.queue) > 0 {
+	if len(h.sessions.keys)+len(h.sessions.byID)+len(h.queue) > 0 {
 		t.Error("something is left")
 	}
 	h.world.clock.mu.Lock()

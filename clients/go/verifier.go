@@ -20,8 +20,8 @@ type Verifier struct {
 	timeout  time.Duration
 	log      *slog.Logger
 	digester *digester
-	memory   *memory
-	calls    *calls
+	cache    *cache
+	batcher  *batcher
 	clock    clock
 	conn     *connection
 	sessions *sessions
@@ -44,34 +44,34 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	service := tumblerv1.NewApiKeyServiceClient(conn)
-	memory := newMemory(s)
+	cache := newCache(s)
 	v := &Verifier{
 		timeout:  s.timeout,
 		log:      s.logger,
 		digester: newDigester(),
-		memory:   memory,
-		calls: &calls{
-			service:  service,
-			memory:   memory,
-			projects: &s.projects,
-			timeout:  s.timeout,
-			suspect:  conn.suspect,
-			ctx:      ctx,
-			flights:  make(map[string]*flight),
+		cache:    cache,
+		batcher: &batcher{
+			service:   service,
+			cache:     cache,
+			projects:  &s.projects,
+			timeout:   s.timeout,
+			reconnect: conn.reconnect,
+			ctx:       ctx,
+			joinable:  make(map[string]*flight),
 		},
 		clock:    s.clock,
 		conn:     conn,
-		sessions: newSessions(s, memory),
+		sessions: newSessions(s, cache),
 		cancel:   cancel,
 	}
 	v.sessions.verify = v.Verify
-	v.calls.doubt = v.sessions.heard
+	v.batcher.onChange = v.sessions.changed
 	if s.watches() {
 		w := &watcher{
 			service:   service,
 			conn:      conn,
-			memory:    memory,
-			calls:     v.calls,
+			cache:     cache,
+			batcher:   v.batcher,
 			sessions:  v.sessions,
 			clock:     s.clock,
 			heartbeat: s.heartbeat,
@@ -101,15 +101,15 @@ func (v *Verifier) Verify(ctx context.Context, key string, options ...VerifyOpti
 	if !ok {
 		return &Verification{Code: CodeMalformed}, nil
 	}
-	demand, nameless := merge(options)
-	if nameless {
-		return nil, errNameless
+	demand, invalidProject := merge(options)
+	if invalidProject {
+		return nil, errInvalidProject
 	}
-	digest := v.digester.of(key)
-	known, now := v.memory.recall(keyID)
+	digest := v.digester.digest(key)
+	known, now := v.cache.lookup(keyID)
 	if known != nil && same(&known.digest, &digest) {
 		code := Code(verdict.Decide(&known.record.Record, &demand, known.serverTime(now)))
-		return known.lasting(known.record.verification(code, true)), nil
+		return known.withUntil(known.record.verification(code, true)), nil
 	}
 	if !keyformat.WellFormed(key) {
 		return &Verification{Code: CodeMalformed}, nil
@@ -117,19 +117,19 @@ func (v *Verifier) Verify(ctx context.Context, key string, options ...VerifyOpti
 	if known != nil { // an id has one key, and this is a different text
 		return &Verification{Code: CodeNotFound, Cached: true}, nil
 	}
-	return v.ask(ctx, keyID, key, &digest, &demand)
+	return v.verifyRemotely(ctx, keyID, key, &digest, &demand)
 }
 
-// ask waits for a call of its own, or joins one in flight for the same key.
-func (v *Verifier) ask(
+// verifyRemotely waits for a call of its own, or joins one in flight for the same key.
+func (v *Verifier) verifyRemotely(
 	ctx context.Context, keyID, key string, digest *digest, demand *verdict.Demand,
 ) (*Verification, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.timeout)
 	defer cancel()
 	for {
-		f, joined := v.calls.join(keyID, key, digest, demand)
+		f, joined := v.batcher.join(keyID, key, digest, demand)
 		err := f.wait(ctx)
-		v.calls.leave(f)
+		v.batcher.leave(f)
 		switch {
 		case err == nil:
 			return f.verdict(demand, v.clock.now(), joined), nil
@@ -142,7 +142,7 @@ func (v *Verifier) ask(
 }
 
 // Remembered returns the number of cached keys, for metrics.
-func (v *Verifier) Remembered() int { return v.memory.len() }
+func (v *Verifier) Remembered() int { return v.cache.len() }
 
 // Close closes the Watch stream and the connection. Pending and later calls of Verify fail with ErrUnavailable. Close
 // ends all guarded streams, without waiting for their handlers. It returns when no goroutine of the Verifier is left.
@@ -151,10 +151,10 @@ func (v *Verifier) Close() error {
 	v.closed.Store(true)
 	v.cancel()
 	v.sessions.close(errClosed)
-	v.calls.close()
-	v.sessions.asking.Wait()
+	v.batcher.close()
+	v.sessions.checks.Wait()
 	v.watching.Wait()
-	v.memory.mistrust()
+	v.cache.invalidate()
 	v.conn.close()
 	return nil
 }

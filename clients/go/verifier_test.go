@@ -142,7 +142,7 @@ func TestARecordIsNotRememberedPastItsTimeToLive(t *testing.T) {
 	w.expect(CodeValid, false, testKey(1, 'a'))
 	for second := range 59 {
 		w.clock.advance(time.Second)
-		w.say(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
+		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
 	}
 	w.expect(CodeValid, true, testKey(1, 'a'))
 	w.clock.advance(time.Second)
@@ -272,7 +272,7 @@ func TestRecordsAreForgottenWhereTheirBytesHaveNoRoom(t *testing.T) {
 
 	w.server.answerWith(named(1000))
 	for range 5 { // an evicted key frees its bytes
-		w.say(stream, changed("again", 10, testKey(0, 'a')))
+		w.deliver(stream, changed("again", 10, testKey(0, 'a')))
 		w.verify(testKey(0, 'a'))
 	}
 	w.expect(CodeValid, true, testKey(1, 'a'))
@@ -300,7 +300,7 @@ func TestChangingAVerificationChangesNoVerdict(t *testing.T) {
 
 func TestTheOwnKeyAndTheCursorGoWithEachCall(t *testing.T) {
 	w, stream := listening(t)
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "the newest"})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "the newest"})
 	w.verify(testKey(1, 'a'))
 	if got := w.server.headers[0].Get("authorization"); len(got) != 1 || got[0] != "Bearer "+ownKey {
 		t.Error("it did not bring its own key")

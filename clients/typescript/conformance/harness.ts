@@ -142,7 +142,7 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     return parsed ? { well_formed: true, prefix: parsed.prefix, key_id: parsed.id } : { well_formed: false };
   },
 
-  size: () => ({ size: current().size }),
+  size: () => ({ size: current().remembered }),
 
   bench: (command) => bench(current(), command, 10_000),
 

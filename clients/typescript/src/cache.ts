@@ -8,30 +8,30 @@ export interface Entry {
   readonly digest: Buffer;
   readonly record: KeyRecord;
   /** Until when it may answer, by our clock. */
-  readonly aliveUntil: number;
+  readonly expiresAt: number;
   /** Microseconds from our clock to the server's. */
-  readonly serverTimeAhead: number;
+  readonly clockOffset: number;
   /** The bytes that it counts. */
   readonly size: number;
 }
 
-/** The records by key id. Beyond `capacity` entries or `room` bytes, the least recently used is evicted. */
+/** The records by key id. Beyond `maxEntries` entries or `maxBytes` bytes, the least recently used is evicted. */
 export class Cache {
-  readonly #capacity: number;
-  readonly #room: number;
+  readonly #maxEntries: number;
+  readonly #maxBytes: number;
   readonly #entries = new Map<string, Entry>(); // in order of use, the latest last
   #bytes = 0;
 
-  constructor(capacity: number, room: number) {
-    this.#capacity = capacity;
-    this.#room = room;
+  constructor(maxEntries: number, maxBytes: number) {
+    this.#maxEntries = maxEntries;
+    this.#maxBytes = maxBytes;
   }
 
   get size(): number {
     return this.#entries.size;
   }
 
-  get(keyId: string): Entry | undefined {
+  lookup(keyId: string): Entry | undefined {
     const entry = this.#entries.get(keyId);
     if (entry !== undefined) {
       // Not `keyId`: it may be a slice of a presented key, and would keep that whole key in memory.
@@ -41,19 +41,19 @@ export class Cache {
     return entry;
   }
 
-  put(entry: Entry): void {
-    if (this.#capacity === 0 || entry.size > this.#room) return;
+  store(entry: Entry): void {
+    if (this.#maxEntries === 0 || entry.size > this.#maxBytes) return;
     const { keyId } = entry.record;
-    this.delete(keyId);
+    this.evict(keyId);
     this.#entries.set(keyId, entry);
     this.#bytes += entry.size;
     for (const leastRecent of this.#entries.keys()) {
-      if (this.#entries.size <= this.#capacity && this.#bytes <= this.#room) return;
-      this.delete(leastRecent);
+      if (this.#entries.size <= this.#maxEntries && this.#bytes <= this.#maxBytes) return;
+      this.evict(leastRecent);
     }
   }
 
-  delete(keyId: string): void {
+  evict(keyId: string): void {
     this.#bytes -= this.#entries.get(keyId)?.size ?? 0;
     this.#entries.delete(keyId);
   }

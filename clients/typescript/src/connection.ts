@@ -11,7 +11,7 @@ import type { Credentials } from "./options.js";
 import type { Endpoint } from "./target.js";
 
 /** Milliseconds that a server has to send its first settings on a new connection, before another is made. */
-const CONNECT_AT_MOST = 2_000;
+const MAX_CONNECT_TIME = 2_000;
 /** Milliseconds that an unreachable server is left out, if there are others. */
 const PAUSE = 1_000;
 
@@ -25,13 +25,13 @@ const PAUSE = 1_000;
 export class Connection {
   /** The origin of all requests. Connect requires it of a session manager. */
   readonly authority: string;
-  readonly #ways: readonly Way[];
+  readonly #subchannels: readonly Subchannel[];
   #next = 0;
   #closed = false;
 
   constructor(endpoints: readonly Endpoint[], credentials: Credentials | undefined) {
-    this.#ways = endpoints.map((endpoint) => new Way(endpoint, credentials));
-    this.authority = this.#ways[0]?.authority ?? "";
+    this.#subchannels = endpoints.map((endpoint) => new Subchannel(endpoint, credentials));
+    this.authority = this.#subchannels[0]?.authority ?? "";
   }
 
   async request(method: string, path: string, headers: OutgoingHttpHeaders): Promise<ClientHttp2Stream> {
@@ -41,7 +41,9 @@ export class Connection {
   }
 
   notifyResponseByteRead(stream: ClientHttp2Stream): void {
-    for (const way of this.#ways) if (stream.session === way.session) way.heardAt = performance.now();
+    for (const subchannel of this.#subchannels) {
+      if (stream.session === subchannel.session) subchannel.lastReceivedAt = performance.now();
+    }
   }
 
   /**
@@ -49,23 +51,23 @@ export class Connection {
    * `performance.now()`. Without this, a connection whose other end vanished silently would be used until TCP gives up,
    * a quarter of an hour later. One whose other end has stopped would be used forever.
    */
-  suspect(since: number): void {
-    for (const way of this.#ways) if (way.heardAt < since) way.giveUp();
+  reconnect(since: number): void {
+    for (const subchannel of this.#subchannels) if (subchannel.lastReceivedAt < since) subchannel.giveUp();
   }
 
   close(): void {
     this.#closed = true;
-    for (const way of this.#ways) way.close();
+    for (const subchannel of this.#subchannels) subchannel.close();
   }
 
   /** Returns the session of the server whose turn it is. If that one is not ready, of the first that is. */
   async #choose(): Promise<ClientHttp2Session> {
-    const ways = [...this.#ways.slice(this.#next), ...this.#ways.slice(0, this.#next)];
-    this.#next = (this.#next + 1) % this.#ways.length;
-    const [only, ...others] = ways;
+    const subchannels = [...this.#subchannels.slice(this.#next), ...this.#subchannels.slice(0, this.#next)];
+    this.#next = (this.#next + 1) % this.#subchannels.length;
+    const [only, ...others] = subchannels;
     if (only !== undefined && others.length === 0) return only.use();
-    const sessions = ways.map((way) => way.ready());
-    for (const way of ways) if (way.session !== undefined && way.isReady) return way.session;
+    const sessions = subchannels.map((subchannel) => subchannel.ready());
+    for (const { session, isReady } of subchannels) if (session !== undefined && isReady) return session;
     try {
       return await Promise.any(sessions);
     } catch {
@@ -75,7 +77,7 @@ export class Connection {
 }
 
 /** The connection to one server. */
-class Way {
+class Subchannel {
   readonly authority: string;
   readonly #endpoint: Endpoint;
   readonly #credentials: Credentials | undefined;
@@ -83,7 +85,7 @@ class Way {
   /** The session that the next request uses. */
   session: ClientHttp2Session | undefined;
   /** When it last received something. */
-  heardAt = 0;
+  lastReceivedAt = 0;
   /** Whether the server has sent its settings on it. */
   isReady = false;
   #readiness: Promise<ClientHttp2Session> | undefined;
@@ -130,7 +132,7 @@ class Way {
   #dial(): Promise<ClientHttp2Session> {
     const session = this.#connect();
     return new Promise((resolve, reject) => {
-      const late = setTimeout(() => session.destroy(), CONNECT_AT_MOST);
+      const late = setTimeout(() => session.destroy(), MAX_CONNECT_TIME);
       late.unref();
       session.once("remoteSettings", () => {
         clearTimeout(late);
@@ -162,7 +164,7 @@ class Way {
     session.on("close", () => this.#open.delete(session));
     this.#open.add(session);
     this.session = session;
-    this.heardAt = 0;
+    this.lastReceivedAt = 0;
     return session;
   }
 }

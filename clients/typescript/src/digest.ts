@@ -19,7 +19,7 @@ export function digest(text: string): Buffer {
 }
 
 /** Returns whether the digest is that of the text. The only comparison of digests, in constant time. */
-export function isDigestOf(remembered: Buffer, text: string): boolean {
+export function isDigestOf(stored: Buffer, text: string): boolean {
   presented.write(hash(PROCESS_KEY + text), "latin1");
-  return crypto.timingSafeEqual(presented, remembered);
+  return crypto.timingSafeEqual(presented, stored);
 }

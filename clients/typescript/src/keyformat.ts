@@ -52,7 +52,7 @@ export function isWellFormed(text: string): boolean {
  *
  * @internal
  */
-export function idWithin(text: string): string {
+export function peekId(text: string): string {
   const end = text.length - SECRET_AND_CHECK_LENGTH - 1;
   return text.slice(end - ID_LENGTH, end);
 }

@@ -1,6 +1,6 @@
 import type { SecureContextOptions } from "node:tls";
 import { defaultLogger, type Logger } from "./logger.js";
-import { ANY_PROJECT, areNamed, NAMELESS, type ProjectId } from "./projects.js";
+import { ANY_PROJECT, areValid, INVALID_PROJECT, type ProjectId } from "./projects.js";
 import { type Endpoint, parseTarget } from "./target.js";
 
 /** The TLS options. `{}`: trust the system's certificate authorities. The server's certificate is always verified. */
@@ -72,7 +72,7 @@ export interface Settings {
   /** The projects whose keys are accepted. Empty: all projects that the verifier's own key sees. */
   readonly projects: readonly string[];
   /** Whether `projectId` was given. */
-  readonly projectsSaid: boolean;
+  readonly projectsSet: boolean;
   readonly credentials: Credentials | undefined;
   readonly cacheSize: number;
   readonly cacheBytes: number;
@@ -92,7 +92,7 @@ const LONGEST = 2 ** 31 - 1;
  *
  * @throws {TypeError} An option breaks its rule. The message names both, and never shows a key.
  */
-export function settle(options: VerifierOptions): Settings {
+export function toSettings(options: VerifierOptions): Settings {
   const endpoints = parseTarget(String(options.target));
   if (endpoints === undefined) {
     throw new TypeError(
@@ -104,7 +104,7 @@ export function settle(options: VerifierOptions): Settings {
   }
   const { projectId } = options;
   const all = projectId === undefined || projectId === ANY_PROJECT;
-  if (!all && !areNamed(projectId)) throw new TypeError(NAMELESS);
+  if (!all && !areValid(projectId)) throw new TypeError(INVALID_PROJECT);
   if (options.credentials === undefined && !endpoints.every(({ loopback }) => loopback) && options.insecure !== true) {
     throw new TypeError(
       "credentials: the target is not this machine, so keys would cross the network in plaintext; " +
@@ -130,7 +130,7 @@ export function settle(options: VerifierOptions): Settings {
     endpoints,
     apiKey: options.apiKey,
     projects: all ? [] : [projectId].flat(),
-    projectsSaid: projectId !== undefined,
+    projectsSet: projectId !== undefined,
     credentials: options.credentials,
     cacheSize,
     cacheBytes,

@@ -8,14 +8,14 @@ export const ANY_PROJECT: unique symbol = Symbol("tumbler.ANY_PROJECT");
 /** A project, or several: a key must belong to one of them. */
 export type ProjectId = string | readonly string[];
 
-export const NAMELESS = "projectId: must be one or more project ids, none of them empty";
+export const INVALID_PROJECT = "projectId: must be one or more project ids, none of them empty";
 
-export const UNSAID =
+export const PROJECT_REQUIRED =
   "the verifier's own key can verify the keys of all projects: set projectId, or ANY_PROJECT, " +
   "or use a key of one project";
 
 /** Returns whether there is at least one project, and none has an empty name. */
-export function areNamed(projectId: unknown): projectId is ProjectId {
+export function areValid(projectId: unknown): projectId is ProjectId {
   const ids = Array.isArray(projectId) ? projectId : [projectId];
   return ids.length > 0 && ids.every((id) => typeof id === "string" && id !== "");
 }

@@ -1,4 +1,4 @@
-import { setTimeout as pause } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
@@ -14,13 +14,13 @@ import {
 import type { Settings } from "./options.js";
 
 const ATTEMPTS = 3;
-const FIRST_PAUSE = 50;
-const LONGEST_PAUSE = 500;
+const FIRST_BACKOFF = 50;
+const MAX_BACKOFF = 500;
 
 /** Bytes. The server's own limit is 3 MiB. */
 const LARGEST_ANSWER = 16 * 1024 * 1024;
 
-const PASSING: readonly Code[] = [Code.Unavailable, Code.Aborted, Code.Canceled];
+const TRANSIENT: readonly Code[] = [Code.Unavailable, Code.Aborted, Code.Canceled];
 
 /** The three RPCs that a verifier uses, called with its own key. They fail with ConnectError. */
 export class Service {
@@ -58,10 +58,10 @@ export class Service {
         return await this.#verifyOnce(requests, timeout - (performance.now() - began));
       } catch (reason) {
         const error = ConnectError.from(reason);
-        const wait = Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1));
+        const wait = Math.random() * Math.min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1));
         const spent = performance.now() - began + wait >= timeout;
-        if (attempt === ATTEMPTS || !isPassing(error) || spent || this.#closing.signal.aborted) throw reason;
-        await pause(wait);
+        if (attempt === ATTEMPTS || !isTransient(error) || spent || this.#closing.signal.aborted) throw reason;
+        await sleep(wait);
       }
     }
   }
@@ -71,21 +71,21 @@ export class Service {
     request: MessageInitShape<typeof WatchRequestSchema>,
     signal: AbortSignal,
   ): AsyncGenerator<WatchResponse, void, void> {
-    let heardAt = performance.now();
+    let lastReceivedAt = performance.now();
     const both = AbortSignal.any([signal, this.#closing.signal]);
     try {
       for await (const response of this.#client.watch(request, { signal: both })) {
-        heardAt = performance.now();
+        lastReceivedAt = performance.now();
         yield response;
       }
     } finally {
-      if (signal.aborted) this.#connection.suspect(heardAt);
+      if (signal.aborted) this.#connection.reconnect(lastReceivedAt);
     }
   }
 
   /** Reports that a call sent at that moment of `performance.now()` timed out: its connection may be dead. */
-  suspect(since: number): void {
-    this.#connection.suspect(since);
+  reconnect(since: number): void {
+    this.#connection.reconnect(since);
   }
 
   close(): void {
@@ -106,14 +106,14 @@ export class Service {
   }
 }
 
-const OF_CALLER: readonly Code[] = [Code.DeadlineExceeded, Code.Unauthenticated, Code.PermissionDenied];
+const NO_SPLIT: readonly Code[] = [Code.DeadlineExceeded, Code.Unauthenticated, Code.PermissionDenied];
 
 /** Returns whether a batch that failed so may succeed in halves: the server was reached, and did not refuse our key. */
-export function isOfBatch(error: ConnectError): boolean {
-  return !isPassing(error) && !OF_CALLER.includes(error.code);
+export function shouldSplit(error: ConnectError): boolean {
+  return !isTransient(error) && !NO_SPLIT.includes(error.code);
 }
 
 /** Returns whether a retry may succeed: the server says so, or a connection broke, which has several names. */
-function isPassing({ code, cause }: ConnectError): boolean {
-  return PASSING.includes(code) || (cause instanceof Error && "code" in cause);
+function isTransient({ code, cause }: ConnectError): boolean {
+  return TRANSIENT.includes(code) || (cause instanceof Error && "code" in cause);
 }

@@ -5,22 +5,22 @@ import type { Verification } from "./verification.js";
 import type { VerifyOptions } from "./verifier.js";
 
 /** Maximum number of keys being verified again at a time. */
-export const MOST_ASKED = 256;
+export const MAX_CHECKS = 256;
 
 /** How long to wait, in ms, before a key that could not be verified is retried. */
-const RETRY = 1_000;
+const RETRY_DELAY = 1_000;
 
 /** Minimum time that an answer counts, in ms. The last answers before an expiry live for microseconds. */
-const SHORTEST = 100;
+const MIN_TRUST = 100;
 
 /** Maximum time of a timer, in ms. */
-const LOOK = 60_000;
+const MAX_TIMER = 60_000;
 
 /** Why a stream ends: the verdict that denies its key, or the error if there is no verdict. */
 export type Outcome = Verification | Error;
 
 /** The parts of a verifier that the sessions use. Times are in ms, by its clock. */
-export interface Vouching {
+export interface VerifierPart {
   /** Verifies a key. The number is until when an open stream may rely on the verdict, while changes arrive. */
   verify(key: string, options: VerifyOptions): Promise<readonly [Verification, number]>;
   /** Until when the last heartbeat keeps the cache fresh. */
@@ -32,20 +32,20 @@ interface Session {
 }
 
 /** A key, the demand, and the streams that it opened. The key's text stays in memory while one of them is open. */
-interface Held {
-  readonly id: string;
+interface AdmittedKey {
+  readonly ident: string;
   readonly keyId: string;
   readonly key: string;
   readonly options: VerifyOptions;
   readonly sessions: Set<Session>;
-  state: "resting" | "queued" | "asked";
+  state: "idle" | "queued" | "checking";
   /** Whether the stream delivered something while the verification was in flight. */
-  again: boolean;
+  changedMeanwhile: boolean;
   until: number;
   /** Whether the stream was fresh when that was set. */
-  byStream: boolean;
+  wasFresh: boolean;
   /** Since when nothing confirms the key. */
-  doubted: number | undefined;
+  unconfirmedSince: number | undefined;
   cancel: () => void;
 }
 
@@ -58,33 +58,33 @@ interface Held {
  */
 export class Sessions {
   /** Counts changes to keys. A difference from before a verification shows that one came in between. */
-  words = 0;
+  changeCount = 0;
 
-  readonly #vouching: Vouching;
-  readonly #patience: number;
+  readonly #verifier: VerifierPart;
+  readonly #maxUnconfirmed: number;
   readonly #clock: Clock;
-  readonly #held = new Map<string, Held>();
-  readonly #byId = new Map<string, Set<Held>>();
-  readonly #queue = new Set<Held>(); // in order
-  #asked = 0;
+  readonly #keys = new Map<string, AdmittedKey>();
+  readonly #byId = new Map<string, Set<AdmittedKey>>();
+  readonly #queue = new Set<AdmittedKey>(); // in order
+  #checking = 0;
   #closed: Error | undefined;
 
-  constructor(vouching: Vouching, maxStaleness: number, clock: Clock) {
-    this.#vouching = vouching;
-    this.#patience = maxStaleness;
+  constructor(verifier: VerifierPart, maxStaleness: number, clock: Clock) {
+    this.#verifier = verifier;
+    this.#maxUnconfirmed = maxStaleness;
     this.#clock = clock;
   }
 
   /** The number of open streams. */
   get size(): number {
     let open = 0;
-    for (const { sessions } of this.#held.values()) open += sessions.size;
+    for (const { sessions } of this.#keys.values()) open += sessions.size;
     return open;
   }
 
   /**
-   * Registers a stream that a verdict let in. `since` is `words` from before the verification. `ended` is called if the
-   * key stops being valid before the returned function, which removes the stream, is called.
+   * Registers a stream that a verdict let in. `since` is `changeCount` from before the verification. `ended` is called
+   * if the key stops being valid before the returned function, which removes the stream, is called.
    */
   open(
     key: string,
@@ -98,152 +98,154 @@ export class Sessions {
       ended(this.#closed);
       return () => {};
     }
-    const id = `${digest(key).toString("latin1")} ${JSON.stringify(options)}`;
-    let held = this.#held.get(id);
-    if (held === undefined) {
-      held = {
-        id,
+    const ident = `${digest(key).toString("latin1")} ${JSON.stringify(options)}`;
+    let admitted = this.#keys.get(ident);
+    if (admitted === undefined) {
+      admitted = {
+        ident,
         keyId,
         key,
         options,
         sessions: new Set(),
-        state: "resting",
-        again: false,
+        state: "idle",
+        changedMeanwhile: false,
         until: 0,
-        byStream: false,
-        doubted: undefined,
+        wasFresh: false,
+        unconfirmedSince: undefined,
         cancel: () => {},
       };
-      this.#held.set(id, held);
+      this.#keys.set(ident, admitted);
       const alike = this.#byId.get(keyId) ?? new Set();
-      this.#byId.set(keyId, alike.add(held));
-      this.#rest(held, until);
+      this.#byId.set(keyId, alike.add(admitted));
+      this.#scheduleRecheck(admitted, until);
     }
-    const opened = held;
+    const opened = admitted;
     const session = { ended };
     opened.sessions.add(session);
-    if (since !== this.words) this.#doubt(opened);
-    this.#pump();
+    if (since !== this.changeCount) this.#recheck(opened);
+    this.#startChecks();
     return () => {
-      if (opened.sessions.delete(session) && opened.sessions.size === 0) this.#drop(opened);
+      if (opened.sessions.delete(session) && opened.sessions.size === 0) this.#remove(opened);
     };
   }
 
   /** Notes that a key has changed. Undefined: any key may have changed. */
-  heard(keyId?: string): void {
-    this.words++;
+  changed(keyId?: string): void {
+    this.changeCount++;
     if (keyId === undefined) {
       let delay = 0; // 1,000 keys a second
-      for (const held of this.#held.values()) this.#doubt(held, Math.min(delay++, this.#patience / 2));
+      for (const admitted of this.#keys.values()) this.#recheck(admitted, Math.min(delay++, this.#maxUnconfirmed / 2));
     } else {
-      for (const held of this.#byId.get(keyId) ?? []) this.#doubt(held);
+      for (const admitted of this.#byId.get(keyId) ?? []) this.#recheck(admitted);
     }
-    this.#pump();
+    this.#startChecks();
   }
 
   /** Ends all streams, and every stream that is opened later. */
   close(error: Error): void {
     this.#closed = error;
-    for (const held of [...this.#held.values()]) end(this.#drop(held), error);
+    for (const admitted of [...this.#keys.values()]) end(this.#remove(admitted), error);
   }
 
-  #pump(): void {
-    for (const held of this.#queue) {
-      if (this.#asked >= MOST_ASKED) return;
-      this.#queue.delete(held);
-      if (this.#clock.now() - (held.doubted ?? 0) > this.#patience) {
-        end(this.#drop(held), new UnavailableError("the key of an open stream could not be verified again in time"));
+  #startChecks(): void {
+    for (const admitted of this.#queue) {
+      if (this.#checking >= MAX_CHECKS) return;
+      this.#queue.delete(admitted);
+      if (this.#clock.now() - (admitted.unconfirmedSince ?? 0) > this.#maxUnconfirmed) {
+        const late = new UnavailableError("the key of an open stream could not be verified again in time");
+        end(this.#remove(admitted), late);
       } else {
-        void this.#ask(held);
+        void this.#check(admitted);
       }
     }
   }
 
-  async #ask(held: Held): Promise<void> {
-    held.state = "asked";
-    held.again = false;
-    this.#asked++;
+  async #check(admitted: AdmittedKey): Promise<void> {
+    admitted.state = "checking";
+    admitted.changedMeanwhile = false;
+    this.#checking++;
     let outcome: readonly [Verification, number] | Error;
     try {
-      outcome = await this.#vouching.verify(held.key, held.options);
+      outcome = await this.#verifier.verify(admitted.key, admitted.options);
     } catch (error) {
       outcome = error instanceof Error ? error : new UnavailableError("the key could not be verified");
     }
-    this.#asked--;
-    held.state = "resting";
-    if (held.sessions.size > 0) this.#settle(held, outcome);
-    this.#pump();
+    this.#checking--;
+    admitted.state = "idle";
+    if (admitted.sessions.size > 0) this.#settle(admitted, outcome);
+    this.#startChecks();
   }
 
-  #settle(held: Held, outcome: readonly [Verification, number] | Error): void {
+  #settle(admitted: AdmittedKey, outcome: readonly [Verification, number] | Error): void {
     const now = this.#clock.now();
     if (outcome instanceof Error) {
-      if (now - (held.doubted ?? now) < this.#patience) this.#arm(held, now + RETRY);
-      else end(this.#drop(held), outcome);
+      if (now - (admitted.unconfirmedSince ?? now) < this.#maxUnconfirmed) this.#setTimer(admitted, now + RETRY_DELAY);
+      else end(this.#remove(admitted), outcome);
       return;
     }
     const [verification, until] = outcome;
     if (!verification.valid) {
-      end(this.#drop(held), verification);
-    } else if (held.again) {
-      this.#doubt(held);
+      end(this.#remove(admitted), verification);
+    } else if (admitted.changedMeanwhile) {
+      this.#recheck(admitted);
     } else {
-      held.doubted = undefined;
-      this.#rest(held, until);
+      admitted.unconfirmedSince = undefined;
+      this.#scheduleRecheck(admitted, until);
     }
   }
 
-  #doubt(held: Held, delay = 0): void {
+  #recheck(admitted: AdmittedKey, delay = 0): void {
     const now = this.#clock.now();
-    held.doubted ??= now;
-    if (held.state === "asked") {
-      held.again = true;
-    } else if (held.state === "resting" && delay > 0) {
-      this.#arm(held, Math.min(held.until, now + delay));
-    } else if (held.state === "resting") {
-      held.cancel();
-      held.state = "queued";
-      this.#queue.add(held);
+    admitted.unconfirmedSince ??= now;
+    if (admitted.state === "checking") {
+      admitted.changedMeanwhile = true;
+    } else if (admitted.state === "idle" && delay > 0) {
+      this.#setTimer(admitted, Math.min(admitted.until, now + delay));
+    } else if (admitted.state === "idle") {
+      admitted.cancel();
+      admitted.state = "queued";
+      this.#queue.add(admitted);
     }
   }
 
   /** Schedules the next check of a valid key: when its answer expires, or sooner if freshness has lapsed. */
-  #rest(held: Held, until: number): void {
+  #scheduleRecheck(admitted: AdmittedKey, until: number): void {
     const now = this.#clock.now();
-    const counts = now < this.#vouching.freshUntil() ? until : Math.min(until, now + this.#patience);
-    this.#arm(held, Math.max(counts, now + SHORTEST));
+    const counts = now < this.#verifier.freshUntil() ? until : Math.min(until, now + this.#maxUnconfirmed);
+    this.#setTimer(admitted, Math.max(counts, now + MIN_TRUST));
   }
 
   /** Schedules a check of a key for then, and for when freshness lapses. */
-  #arm(held: Held, until: number): void {
-    held.until = until;
-    held.cancel();
+  #setTimer(admitted: AdmittedKey, until: number): void {
+    admitted.until = until;
+    admitted.cancel();
     const now = this.#clock.now();
-    const fresh = this.#vouching.freshUntil();
-    held.byStream = fresh > now;
-    const at = held.byStream ? Math.min(until, fresh) : until;
-    held.cancel = this.#clock.after(Math.min(Math.max(0, at - now), LOOK), () => this.#look(held), false);
+    const fresh = this.#verifier.freshUntil();
+    admitted.wasFresh = fresh > now;
+    const at = admitted.wasFresh ? Math.min(until, fresh) : until;
+    const delay = Math.min(Math.max(0, at - now), MAX_TIMER);
+    admitted.cancel = this.#clock.after(delay, () => this.#onTimer(admitted), false);
   }
 
-  #look(held: Held): void {
+  #onTimer(admitted: AdmittedKey): void {
     const now = this.#clock.now();
-    if (now < held.until && (!held.byStream || now < this.#vouching.freshUntil())) {
-      this.#arm(held, held.until); // freshness was renewed since, or the timer was a little early
+    if (now < admitted.until && (!admitted.wasFresh || now < this.#verifier.freshUntil())) {
+      this.#setTimer(admitted, admitted.until); // freshness was renewed since, or the timer was a little early
     } else {
-      this.#doubt(held);
-      this.#pump();
+      this.#recheck(admitted);
+      this.#startChecks();
     }
   }
 
-  #drop(held: Held): Session[] {
-    const over = [...held.sessions];
-    held.sessions.clear();
-    held.cancel();
-    this.#queue.delete(held);
-    this.#held.delete(held.id);
-    const alike = this.#byId.get(held.keyId);
-    alike?.delete(held);
-    if (alike?.size === 0) this.#byId.delete(held.keyId);
+  #remove(admitted: AdmittedKey): Session[] {
+    const over = [...admitted.sessions];
+    admitted.sessions.clear();
+    admitted.cancel();
+    this.#queue.delete(admitted);
+    this.#keys.delete(admitted.ident);
+    const alike = this.#byId.get(admitted.keyId);
+    alike?.delete(admitted);
+    if (alike?.size === 0) this.#byId.delete(admitted.keyId);
     return over;
   }
 }

@@ -90,11 +90,11 @@ export function codeOf(response: VerifyResponse): Code {
 }
 
 // Only these verdicts depend on the demand, so only their records can decide another demand.
-const OF_A_LIVING_KEY: readonly Code[] = ["VALID", "ENVIRONMENT_MISMATCH", "IP_NOT_ALLOWED", "INSUFFICIENT_SCOPE"];
+const DEPENDS_ON_DEMAND: readonly Code[] = ["VALID", "ENVIRONMENT_MISMATCH", "IP_NOT_ALLOWED", "INSUFFICIENT_SCOPE"];
 
 /** Returns whether the verdict shows a key that is neither revoked, superseded, inactive nor expired. */
-export function showsLivingKey(code: Code): boolean {
-  return OF_A_LIVING_KEY.includes(code);
+export function dependsOnDemand(code: Code): boolean {
+  return DEPENDS_ON_DEMAND.includes(code);
 }
 
 /** Returns the record in an answer. It is frozen, because all callers share it. */

@@ -1,18 +1,18 @@
 import { toBinary } from "@bufbuild/protobuf";
+import { type Answer, Batcher, type RawAnswer } from "./batcher.js";
 import { Cache, ENTRY_BYTES } from "./cache.js";
-import { type Answer, Calls, type Learned } from "./calls.js";
 import { type Clock, systemClock } from "./clock.js";
 import { type Demand, decide, excludes } from "./decide.js";
 import { digest, isDigestOf } from "./digest.js";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "./errors.js";
 import { VerifyResponseSchema } from "./gen/tumbler/v1/api_key_service_pb.js";
-import { Journal } from "./journal.js";
-import { idWithin, isWellFormed, MAX_KEY_LENGTH } from "./keyformat.js";
-import { type Settings, settle, type VerifierOptions } from "./options.js";
-import { areNamed, NAMELESS, type ProjectId, UNSAID } from "./projects.js";
+import { isWellFormed, MAX_KEY_LENGTH, peekId } from "./keyformat.js";
+import { type Settings, toSettings, type VerifierOptions } from "./options.js";
+import { areValid, INVALID_PROJECT, PROJECT_REQUIRED, type ProjectId } from "./projects.js";
 import { Service } from "./service.js";
 import { Sessions } from "./sessions.js";
-import { codeOf, microseconds, recordOf, showsLivingKey, type Verification, verification } from "./verification.js";
+import { StreamState } from "./stream-state.js";
+import { codeOf, dependsOnDemand, microseconds, recordOf, type Verification, verification } from "./verification.js";
 import { Watcher } from "./watcher.js";
 
 /** What a key must satisfy. */
@@ -40,9 +40,9 @@ export class Verifier implements AsyncDisposable {
   readonly #settings: Settings;
   readonly #clock: Clock;
   readonly #cache: Cache;
-  readonly #journal: Journal;
+  readonly #streamState: StreamState;
   readonly #service: Service;
-  readonly #calls: Calls;
+  readonly #batcher: Batcher;
   readonly #watcher: Watcher | undefined;
   /**
    * The open streams of the guards.
@@ -59,43 +59,43 @@ export class Verifier implements AsyncDisposable {
   /** @internal */
   constructor(options: VerifierOptions, clock: Clock);
   constructor(options: VerifierOptions, clock: Clock = systemClock) {
-    const settings = settle(options);
+    const settings = toSettings(options);
     this.#settings = settings;
     this.#clock = clock;
     this.#cache = new Cache(
       settings.watch || settings.fixedTtl !== undefined ? settings.cacheSize : 0,
       settings.cacheBytes,
     );
-    this.#journal = new Journal(settings.maxStaleness, settings.heartbeat);
+    this.#streamState = new StreamState(settings.maxStaleness, settings.heartbeat);
     this.#service = new Service(settings);
     const [project = ""] = settings.projects.length === 1 ? settings.projects : [];
-    this.#calls = new Calls(this.#service, this.#journal, project, settings.timeout, clock, (key, answer) =>
-      this.#learn(key, answer),
+    this.#batcher = new Batcher(this.#service, this.#streamState, project, settings.timeout, clock, (key, raw) =>
+      this.#checkAnswer(key, raw),
     );
-    const vouching = {
+    const part = {
       verify: async (key: string, demand: VerifyOptions) => {
         const verification = await this.verify(key, demand);
         return [verification, this.until(key, verification)] as const;
       },
       freshUntil: () =>
-        settings.fixedTtl === undefined ? this.#journal.freshUntil : Number.POSITIVE_INFINITY,
+        settings.fixedTtl === undefined ? this.#streamState.freshUntil : Number.POSITIVE_INFINITY,
     };
-    this.sessions = new Sessions(vouching, settings.maxStaleness, clock);
+    this.sessions = new Sessions(part, settings.maxStaleness, clock);
     if (settings.watch && settings.cacheSize > 0 && settings.cacheBytes > 0) {
       const listener = {
-        forget: (keyId: string) => {
-          this.#cache.delete(keyId);
-          this.#calls.part((key) => idWithin(key) === keyId);
-          this.sessions.heard(keyId);
+        onChange: (keyId: string) => {
+          this.#cache.evict(keyId);
+          this.#batcher.detach((key) => peekId(key) === keyId);
+          this.sessions.changed(keyId);
         },
-        forgetAll: () => {
+        onReset: () => {
           this.#cache.clear();
-          this.#calls.part(() => true);
-          this.sessions.heard();
+          this.#batcher.detach(() => true);
+          this.sessions.changed();
         },
       };
       const { heartbeat, logger } = settings;
-      this.#watcher = new Watcher(this.#service, this.#journal, listener, project, heartbeat, clock, logger);
+      this.#watcher = new Watcher(this.#service, this.#streamState, listener, project, heartbeat, clock, logger);
     }
   }
 
@@ -112,11 +112,11 @@ export class Verifier implements AsyncDisposable {
    */
   verify(key: string | undefined, options: VerifyOptions = {}): Promise<Verification> {
     if (this.#closed) return Promise.reject(new UnavailableError("the verifier is closed"));
-    if (options.projectId !== undefined && !areNamed(options.projectId)) {
-      return Promise.reject(new InvalidRequestError(NAMELESS));
+    if (options.projectId !== undefined && !areValid(options.projectId)) {
+      return Promise.reject(new InvalidRequestError(INVALID_PROJECT));
     }
     if (typeof key !== "string" || key.length > MAX_KEY_LENGTH) return MALFORMED;
-    return this.#recall(key, options) ?? this.#ask(key, options);
+    return this.#verifyLocally(key, options) ?? this.#verifyRemotely(key, options);
   }
 
   /** Closes the stream, fails all pending calls with UnavailableError, and evicts everything. May be called again. */
@@ -125,7 +125,7 @@ export class Verifier implements AsyncDisposable {
     this.#closed = true;
     this.#watcher?.close();
     this.sessions.close(new UnavailableError("the verifier is closed"));
-    this.#calls.close();
+    this.#batcher.close();
     this.#service.close();
     this.#cache.clear();
   }
@@ -140,7 +140,7 @@ export class Verifier implements AsyncDisposable {
    *
    * @internal
    */
-  get size(): number {
+  get remembered(): number {
     return this.#cache.size;
   }
 
@@ -150,51 +150,51 @@ export class Verifier implements AsyncDisposable {
    * @internal
    */
   until(key: string, verification: Verification): number {
-    return this.#until.get(verification) ?? this.#cache.get(idWithin(key))?.aliveUntil ?? this.#clock.now();
+    return this.#until.get(verification) ?? this.#cache.lookup(peekId(key))?.expiresAt ?? this.#clock.now();
   }
 
   /** Answers from the cache, or returns undefined. Nearly all calls end here, so nothing is awaited. */
-  #recall(key: string, demand: Demand): Promise<Verification> | undefined {
+  #verifyLocally(key: string, demand: Demand): Promise<Verification> | undefined {
     const now = this.#clock.now();
-    if (this.#settings.watch && !this.#journal.isFresh(now)) return undefined;
-    const keyId = idWithin(key);
-    const entry = this.#cache.get(keyId);
+    if (this.#settings.watch && !this.#streamState.isFresh(now)) return undefined;
+    const keyId = peekId(key);
+    const entry = this.#cache.lookup(keyId);
     if (entry === undefined) return undefined;
-    if (now >= entry.aliveUntil) {
-      this.#cache.delete(keyId);
+    if (now >= entry.expiresAt) {
+      this.#cache.evict(keyId);
       return undefined;
     }
     if (!isDigestOf(entry.digest, key)) {
       // An id has one key, and this is not it.
       return Promise.resolve(verification(isWellFormed(key) ? "NOT_FOUND" : "MALFORMED", undefined, true));
     }
-    const code = decide(entry.record, demand, now * 1000 + entry.serverTimeAhead);
+    const code = decide(entry.record, demand, now * 1000 + entry.clockOffset);
     return Promise.resolve(verification(code, entry.record, true));
   }
 
-  async #ask(key: string, options: VerifyOptions): Promise<Verification> {
+  async #verifyRemotely(key: string, options: VerifyOptions): Promise<Verification> {
     if (!isWellFormed(key)) return MALFORMED;
     const { projectId, requiredScopes = [] } = options;
     const demand = { ...options, projectId: projectId && [projectId].flat(), requiredScopes: [...requiredScopes] };
-    let flight = this.#calls.joinOrBegin(key, demand);
-    let learned: Learned;
+    let flight = this.#batcher.join(key, demand);
+    let answer: Answer;
     try {
-      learned = await flight.outcome;
+      answer = await flight.outcome;
     } catch (error) {
       if (!(error instanceof InvalidRequestError) || isSame(flight.demand, demand)) throw error;
       // The server refused another caller's demand.
-      flight = this.#calls.begin(key, demand);
-      learned = await flight.outcome;
+      flight = this.#batcher.start(key, demand);
+      answer = await flight.outcome;
     }
-    const { code, record, serverTimeAhead, until } = learned;
+    const { code, record, clockOffset, expiresAt } = answer;
     if (excludes(demand, record.projectId) && code !== "MALFORMED") return verification("NOT_FOUND", undefined, false);
     const decided =
-      !showsLivingKey(code) || isSame(flight.demand, demand)
+      !dependsOnDemand(code) || isSame(flight.demand, demand)
         ? code
-        : decide(record, demand, this.#clock.now() * 1000 + serverTimeAhead);
-    const told = verification(decided, record, false);
-    this.#until.set(told, until);
-    return told;
+        : decide(record, demand, this.#clock.now() * 1000 + clockOffset);
+    const result = verification(decided, record, false);
+    this.#until.set(result, expiresAt);
+    return result;
   }
 
   /**
@@ -203,10 +203,10 @@ export class Verifier implements AsyncDisposable {
    * @throws {UnavailableError} It is about another key, or contradicts itself.
    * @throws {NotAllowedError} The verifier's own key sees all projects, and none was named.
    */
-  #learn(key: string, { response, sentAt, epoch }: Answer): Learned {
-    const keyId = idWithin(key);
-    const { projects, projectsSaid } = this.#settings;
-    if (response.anyProject && !projectsSaid) throw new NotAllowedError(UNSAID);
+  #checkAnswer(key: string, { response, sentAt, generation }: RawAnswer): Answer {
+    const keyId = peekId(key);
+    const { projects, projectsSet } = this.#settings;
+    if (response.anyProject && !projectsSet) throw new NotAllowedError(PROJECT_REQUIRED);
     let code = codeOf(response);
     const unproven = code === "MALFORMED" || code === "NOT_FOUND" || code === "UNSPECIFIED";
     if (
@@ -218,37 +218,38 @@ export class Verifier implements AsyncDisposable {
     if (!unproven && projects.length > 0 && !projects.includes(response.projectId)) code = "NOT_FOUND";
     const { cacheTtl } = response;
     const ttl = cacheTtl === undefined ? 0 : Number(cacheTtl.seconds) * 1000 + cacheTtl.nanos / 1e6;
-    const learned = {
+    const answer = {
       code,
       record: recordOf(response),
-      serverTimeAhead: microseconds(response.checkTime, Number.NaN) - sentAt * 1000,
-      until: sentAt + ttl,
+      clockOffset: microseconds(response.checkTime, Number.NaN) - sentAt * 1000,
+      expiresAt: sentAt + ttl,
     };
-    if (!showsLivingKey(code)) {
-      this.#refuse(key, keyId);
-      return learned;
+    if (!dependsOnDemand(code)) {
+      this.#evictDenied(key, keyId);
+      return answer;
     }
-    const remembered =
-      epoch !== undefined &&
+    const isCacheable =
+      generation !== undefined &&
       (!this.#settings.watch ||
-        (this.#journal.isFresh(this.#clock.now()) && this.#journal.admits(keyId, response.revision, epoch)));
-    if (remembered) {
-      const aliveUntil = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
-      if (!this.#closed && this.#clock.now() < aliveUntil) {
-        const { record, serverTimeAhead } = learned;
+        (this.#streamState.isFresh(this.#clock.now()) &&
+          this.#streamState.admits(keyId, response.revision, generation)));
+    if (isCacheable) {
+      const expiresAt = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
+      if (!this.#closed && this.#clock.now() < expiresAt) {
+        const { record, clockOffset } = answer;
         const size = toBinary(VerifyResponseSchema, response).length + ENTRY_BYTES;
-        this.#cache.put({ digest: digest(key), record, aliveUntil, serverTimeAhead, size });
+        this.#cache.store({ digest: digest(key), record, expiresAt, clockOffset, size });
       }
     }
-    return learned;
+    return answer;
   }
 
   /** Evicts a key that the server has denied, whatever the stream has delivered so far. */
-  #refuse(key: string, keyId: string): void {
-    const entry = this.#cache.get(keyId);
+  #evictDenied(key: string, keyId: string): void {
+    const entry = this.#cache.lookup(keyId);
     if (entry !== undefined && isDigestOf(entry.digest, key)) {
-      this.#cache.delete(keyId);
-      this.sessions.heard(keyId);
+      this.#cache.evict(keyId);
+      this.sessions.changed(keyId);
     }
   }
 }

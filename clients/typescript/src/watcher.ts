@@ -3,30 +3,30 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Clock } from "./clock.js";
 import { describe } from "./errors.js";
 import type { WatchResponse } from "./gen/tumbler/v1/api_key_service_pb.js";
-import type { Journal } from "./journal.js";
 import type { Logger } from "./logger.js";
 import type { Service } from "./service.js";
+import type { StreamState } from "./stream-state.js";
 
-const FIRST_PAUSE = 100;
-const LONGEST_PAUSE = 5_000;
-const PAUSE_WHEN_REFUSED = 5_000;
-const HEARTBEATS_TO_WAIT = 2.5;
+const FIRST_BACKOFF = 100;
+const MAX_BACKOFF = 5_000;
+const REFUSED_BACKOFF = 5_000;
+const MAX_SILENT_HEARTBEATS = 2.5;
 
 function milliseconds(span: Duration | undefined): number | undefined {
   return span && Number(span.seconds) * 1_000 + span.nanos / 1e6;
 }
 
-/** What to evict. */
-export interface Listener {
-  forget(keyId: string): void;
-  forgetAll(): void;
+/** Evicts what has changed. */
+export interface ChangeListener {
+  onChange(keyId: string): void;
+  onReset(): void;
 }
 
-/** Keeps one Watch stream open until it is closed, and writes what the stream delivers into the journal. */
+/** Keeps one Watch stream open until it is closed, and records in the stream state what the stream delivers. */
 export class Watcher {
   readonly #service: Service;
-  readonly #journal: Journal;
-  readonly #listener: Listener;
+  readonly #streamState: StreamState;
+  readonly #listener: ChangeListener;
   readonly #project: string;
   readonly #heartbeat: number;
   readonly #clock: Clock;
@@ -37,15 +37,15 @@ export class Watcher {
   /** `project` is the project whose changes are followed. Empty: all that the verifier's own key sees. */
   constructor(
     service: Service,
-    journal: Journal,
-    listener: Listener,
+    streamState: StreamState,
+    listener: ChangeListener,
     project: string,
     heartbeat: number,
     clock: Clock,
     logger: Logger,
   ) {
     this.#service = service;
-    this.#journal = journal;
+    this.#streamState = streamState;
     this.#listener = listener;
     this.#project = project;
     this.#heartbeat = heartbeat;
@@ -60,25 +60,25 @@ export class Watcher {
 
   async #run(): Promise<void> {
     while (!this.#closing.signal.aborted) {
-      const began = this.#clock.now();
+      const startedAt = this.#clock.now();
       let wait: number;
       try {
-        await this.#listen(began);
-        wait = this.#backOff(began, "the server ended it");
+        await this.#followStream(startedAt);
+        wait = this.#backoff(startedAt, "the server ended it");
       } catch (reason) {
-        wait = this.#afterFailure(began, ConnectError.from(reason));
+        wait = this.#streamEnded(startedAt, ConnectError.from(reason));
       }
-      await this.#pause(wait);
+      await this.#sleep(wait);
     }
   }
 
   /** Returns when the server ends the stream. Rejects when it breaks, is silent for too long, or is too late. */
-  async #listen(opened: number): Promise<void> {
-    const journal = this.#journal;
-    const startCursor = journal.cursor;
+  async #followStream(requestedAt: number): Promise<void> {
+    const streamState = this.#streamState;
+    const startCursor = streamState.cursor;
     const ending = new AbortController();
     const giveUp = () => ending.abort(new ConnectError("no heartbeat arrived in time", Code.DeadlineExceeded));
-    const startTimer = () => this.#clock.after(this.#heartbeat * HEARTBEATS_TO_WAIT, giveUp, false);
+    const startTimer = () => this.#clock.after(this.#heartbeat * MAX_SILENT_HEARTBEATS, giveUp, false);
     let stopTimer = startTimer();
     try {
       const seconds = Math.floor(this.#heartbeat / 1000);
@@ -87,17 +87,17 @@ export class Watcher {
         nanos: Math.round((this.#heartbeat - seconds * 1000) * 1e6),
       };
       const signal = AbortSignal.any([ending.signal, this.#closing.signal]);
-      let beginsAnew = startCursor === "";
+      let firstWithoutCursor = startCursor === "";
       const request = { projectId: this.#project, startCursor, heartbeatInterval };
       for await (const response of this.#service.watch(request, signal)) {
         stopTimer();
         stopTimer = startTimer();
-        if (beginsAnew || response.reset) this.#forgetAll();
-        beginsAnew = false;
-        this.#tell(response);
+        if (firstWithoutCursor || response.reset) this.#reset();
+        firstWithoutCursor = false;
+        this.#applyEvents(response);
         // Events may be late, from a stream that is catching up. Only a heartbeat says that everything was delivered.
         if (response.events.length > 0 || response.reset) continue;
-        if (!journal.heard(this.#clock.now(), opened, milliseconds(response.streamAge))) {
+        if (!streamState.applyHeartbeat(this.#clock.now(), requestedAt, milliseconds(response.streamAge))) {
           throw new ConnectError("its heartbeats arrive too late to be used", Code.Aborted);
         }
       }
@@ -107,47 +107,55 @@ export class Watcher {
     }
   }
 
-  #tell({ events, cursor }: WatchResponse): void {
+  #applyEvents({ events, cursor }: WatchResponse): void {
     for (const { keyId, revision } of events) {
-      this.#journal.changed(keyId, revision);
-      this.#listener.forget(keyId);
+      this.#streamState.recordChange(keyId, revision);
+      this.#listener.onChange(keyId);
     }
-    this.#journal.cursor = cursor;
+    this.#streamState.cursor = cursor;
   }
 
-  #afterFailure(began: number, error: ConnectError): number {
+  #streamEnded(startedAt: number, error: ConnectError): number {
     if (this.#closing.signal.aborted) return 0;
     switch (error.code) {
       case Code.Unauthenticated:
       case Code.PermissionDenied:
-        this.#journal.silence();
-        this.#forgetAll();
+        this.#invalidate();
         this.#logger.error(`the server refused the verifier's own key: ${describe(error)}`);
-        return PAUSE_WHEN_REFUSED;
+        return REFUSED_BACKOFF;
       case Code.InvalidArgument:
-        if (this.#journal.cursor !== "") {
-          this.#journal.cursor = "";
-          this.#forgetAll();
+        if (this.#streamState.cursor !== "") {
+          this.#dropCursor();
           this.#logger.warn("the server does not know the position in the stream; starting over");
         }
         break;
     }
-    return this.#backOff(began, describe(error));
+    return this.#backoff(startedAt, describe(error));
   }
 
   /** Returns how long to wait before the next attempt: at first at most 100 ms, and twice as long each time. */
-  #backOff(began: number, why: string): number {
-    if (this.#clock.now() - began >= this.#heartbeat) this.#failures = 0;
+  #backoff(startedAt: number, why: string): number {
+    if (this.#clock.now() - startedAt >= this.#heartbeat) this.#failures = 0;
     if (this.#failures === 0) this.#logger.warn(`the stream broke and will be reopened: ${why}`);
-    return Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** this.#failures++);
+    return Math.random() * Math.min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** this.#failures++);
   }
 
-  #forgetAll(): void {
-    this.#journal.beginAnew();
-    this.#listener.forgetAll();
+  #reset(): void {
+    this.#streamState.reset();
+    this.#listener.onReset();
   }
 
-  #pause(milliseconds: number): Promise<void> {
+  #invalidate(): void {
+    this.#streamState.endFreshness();
+    this.#reset();
+  }
+
+  #dropCursor(): void {
+    this.#streamState.cursor = "";
+    this.#reset();
+  }
+
+  #sleep(milliseconds: number): Promise<void> {
     const { signal } = this.#closing;
     return new Promise((resolve) => {
       if (signal.aborted) return resolve();

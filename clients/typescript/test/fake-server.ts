@@ -16,7 +16,7 @@ import {
 } from "../src/v1.js";
 
 export type Reply = MessageInitShape<typeof VerifyResponseSchema>;
-type Word = MessageInitShape<typeof WatchResponseSchema>;
+type Message = MessageInitShape<typeof WatchResponseSchema>;
 
 /** 2030-01-01T00:00:00Z, in seconds. */
 export const CHECK_TIME = 1_893_456_000;
@@ -25,7 +25,7 @@ export const CHECK_TIME = 1_893_456_000;
 export class Stream {
   readonly ended: Promise<void>;
   #end!: () => void;
-  readonly #words: Word[] = [];
+  readonly #messages: Message[] = [];
   #failure: ConnectError | undefined;
   #wake = () => {};
 
@@ -35,8 +35,8 @@ export class Stream {
     });
   }
 
-  send(word: Word): void {
-    this.#words.push(word);
+  send(message: Message): void {
+    this.#messages.push(message);
     this.#wake();
   }
 
@@ -49,12 +49,12 @@ export class Stream {
     this.#wake();
   }
 
-  async *words(signal: AbortSignal): AsyncGenerator<Word> {
+  async *messages(signal: AbortSignal): AsyncGenerator<Message> {
     signal.addEventListener("abort", () => this.#wake());
     try {
       while (!signal.aborted) {
-        const word = this.#words.shift();
-        if (word !== undefined) yield word;
+        const message = this.#messages.shift();
+        if (message !== undefined) yield message;
         else if (this.#failure) throw this.#failure;
         else await new Promise<void>((resolve) => (this.#wake = resolve));
       }
@@ -140,14 +140,14 @@ export class FakeServer {
     return Promise.all(requests.map((request) => this.answer(request)));
   }
 
-  #watch(request: WatchRequest, signal: AbortSignal): AsyncIterable<Word> {
+  #watch(request: WatchRequest, signal: AbortSignal): AsyncIterable<Message> {
     this.watchAttempts++;
     const code = this.refuseStreams?.(request);
     if (code !== undefined) throw new ConnectError("as the test wants it", code);
     const stream = new Stream(request);
     this.#streams.push(stream);
     this.#onStream();
-    return stream.words(signal);
+    return stream.messages(signal);
   }
 }
 

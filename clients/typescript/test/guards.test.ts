@@ -15,7 +15,7 @@ import * as expressGuard from "../src/guards/express.js";
 import * as fastifyGuard from "../src/guards/fastify.js";
 import * as grpcGuard from "../src/guards/grpc-js.js";
 import type { Header } from "../src/guards/credential.js";
-import { judge } from "../src/guards/guard.js";
+import { check } from "../src/guards/guard.js";
 import { ApiKeyService } from "../src/v1.js";
 import { type Verification, verification } from "../src/verification.js";
 import type { Verifier, VerifyOptions } from "../src/verifier.js";
@@ -237,7 +237,7 @@ const headers = (): Header[] => [["x-api-key", "good"]];
 test("scopes and address may depend on the request", async () => {
   const verifier = new FakeVerifier();
   const options = { requiredScopes: (path: string) => [`${path}:read`], clientIp: (path: string) => `ip of ${path}` };
-  await judge(verifier.real, options, "orders", headers, "192.0.2.7");
+  await check(verifier.real, options, "orders", headers, "192.0.2.7");
   assert.deepEqual(verifier.asked?.[1].requiredScopes, ["orders:read"]);
   assert.equal(verifier.asked?.[1].clientIp, "ip of orders");
 });
@@ -245,7 +245,7 @@ test("scopes and address may depend on the request", async () => {
 test("a function that demands nothing known lets nobody pass: a look-up that was forgotten opens no door", async () => {
   const forgotten: Record<string, readonly string[]> = {};
   const options = { requiredScopes: (path: string) => forgotten[path] as readonly string[] };
-  const { refusal } = await judge(new FakeVerifier().real, options, "orders", headers, undefined);
+  const { refusal } = await check(new FakeVerifier().real, options, "orders", headers, undefined);
   assert.equal(refusal?.http, 403);
 });
 
@@ -258,14 +258,14 @@ test("a function of the options that fails lets nobody pass, and its words stay 
     },
     logger: { info: log, warn: log, error: log },
   };
-  const { refusal } = await judge(new FakeVerifier().real, options, "orders", headers, undefined);
+  const { refusal } = await check(new FakeVerifier().real, options, "orders", headers, undefined);
   assert.equal(refusal?.http, 500);
   assert.doesNotMatch(said.join(), /secret/);
 });
 
 test("a peer whose address has a zone counts as unknown", async () => {
   const verifier = new FakeVerifier();
-  await judge(verifier.real, {}, "orders", headers, "fe80::1%eth0");
+  await check(verifier.real, {}, "orders", headers, "fe80::1%eth0");
   assert.equal(verifier.asked?.[1].clientIp, undefined);
 });
 
@@ -274,6 +274,6 @@ test("the log says why a key was denied, and never which", async () => {
   const log = (message: string) => said.push(message);
   const verifier = new FakeVerifier();
   verifier.outcome = { ...ACCEPTED, valid: false, code: "REVOKED" };
-  await judge(verifier.real, { logger: { info: log, warn: log, error: log } }, "orders", headers, undefined);
+  await check(verifier.real, { logger: { info: log, warn: log, error: log } }, "orders", headers, undefined);
   assert.deepEqual(said, ["denied: REVOKED, key 0123456789abcdef"]);
 });

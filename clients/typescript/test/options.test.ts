@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { inspect } from "node:util";
-import { settle, type VerifierOptions } from "../src/options.js";
+import { toSettings, type VerifierOptions } from "../src/options.js";
 import { parseTarget } from "../src/target.js";
 import { Verifier } from "../src/verifier.js";
 import { makeKey } from "./fake-server.js";
@@ -35,7 +35,7 @@ const REFUSED: [string, Partial<VerifierOptions>, RegExp][] = [
 for (const [name, options, message] of REFUSED) {
   test(`refused: ${name}`, () => {
     assert.throws(
-      () => settle({ target: "127.0.0.1:50051", apiKey: APIKEY, ...options }),
+      () => toSettings({ target: "127.0.0.1:50051", apiKey: APIKEY, ...options }),
       (error: Error) => {
         assert.match(error.message, message);
         assert.doesNotMatch(error.message, new RegExp(APIKEY));
@@ -46,7 +46,7 @@ for (const [name, options, message] of REFUSED) {
 }
 
 test("the defaults are those that every client has", () => {
-  const settings = settle({ target: "127.0.0.1:50051", apiKey: APIKEY });
+  const settings = toSettings({ target: "127.0.0.1:50051", apiKey: APIKEY });
   const { cacheSize, cacheBytes, maxStaleness, heartbeat, timeout, watch, fixedTtl } = settings;
   assert.deepEqual(
     { cacheSize, cacheBytes, maxStaleness, heartbeat, timeout, watch, fixedTtl },
@@ -63,7 +63,7 @@ test("the defaults are those that every client has", () => {
 });
 
 test("plaintext to another machine is allowed where it is said", () => {
-  assert.equal(settle({ target: "example.com:50051", apiKey: APIKEY, insecure: true }).credentials, undefined);
+  assert.equal(toSettings({ target: "example.com:50051", apiKey: APIKEY, insecure: true }).credentials, undefined);
 });
 
 const LOOPBACK: [string, boolean][] = [

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test, { type TestContext } from "node:test";
 import { InvalidRequestError, NotAllowedError } from "../src/errors.js";
-import { settle, type VerifierOptions } from "../src/options.js";
+import { toSettings, type VerifierOptions } from "../src/options.js";
 import { ANY_PROJECT, type ProjectId } from "../src/projects.js";
 import { VerifyCode } from "../src/v1.js";
 import { type Verification, verification } from "../src/verification.js";
@@ -56,7 +56,7 @@ for (const projectId of ["acme", ["acme"], SEVERAL]) {
     nothingTold(await verifier.verify(KEY));
     server.answer = ({ key }) => ({ ...denied(VerifyCode.REVOKED, idOf(key)), projectId: "initech" });
     nothingTold(await verifier.verify(KEY));
-    assert.equal(verifier.size, 0);
+    assert.equal(verifier.remembered, 0);
     server.answer = ({ key }) => valid(key);
     assert.equal((await verifier.verify(KEY)).valid, true);
     assert.equal((await verifier.verify(KEY)).cached, true);
@@ -107,7 +107,7 @@ test("who shares a call has projects of their own", async (t) => {
   assert.equal((await indifferent).valid, true);
 });
 
-const UNSAID = /can verify the keys of all projects: set projectId, or ANY_PROJECT/;
+const PROJECT_REQUIRED = /can verify the keys of all projects: set projectId, or ANY_PROJECT/;
 
 for (const projectId of [undefined, "acme"]) {
   test(`a verifier whose own key sees all projects must say which, if a caller names ${projectId} or not`, async (t) => {
@@ -115,11 +115,11 @@ for (const projectId of [undefined, "acme"]) {
     for (const changes of [{}, { valid: false, code: VerifyCode.INSUFFICIENT_SCOPE }]) {
       server.answer = ({ key }) => valid(key, { ...changes, anyProject: true });
       await assert.rejects(verifier.verify(KEY, { projectId }), (error: Error) => {
-        assert.match(error.message, UNSAID);
+        assert.match(error.message, PROJECT_REQUIRED);
         return error instanceof NotAllowedError;
       });
     }
-    assert.equal(verifier.size, 0);
+    assert.equal(verifier.remembered, 0);
   });
 }
 
@@ -128,7 +128,7 @@ test("keys that are asked for together are refused alike", async (t) => {
   server.answer = ({ key }) => valid(key, { anyProject: true });
   const keys = Array.from({ length: 10 }, (_, number) => makeKey(String(number)));
   for (const { reason } of (await Promise.allSettled(keys.map((key) => verifier.verify(key)))) as PromiseRejectedResult[]) {
-    assert.match(reason.message, UNSAID);
+    assert.match(reason.message, PROJECT_REQUIRED);
   }
   assert.ok(server.calls.some((requests) => requests.length > 1));
 });
@@ -143,7 +143,7 @@ for (const said of [{ projectId: ANY_PROJECT }, { projectId: SEVERAL }] as const
 
 for (const projectId of ["", [], [""], ["acme", ""], [undefined], null, 7] as unknown as ProjectId[]) {
   test(`${JSON.stringify(projectId)} is a mistake, and not a wish for all projects`, async (t) => {
-    assert.throws(() => settle({ target: "localhost:1", apiKey: "own", projectId }), /^TypeError: projectId: must be/);
+    assert.throws(() => toSettings({ target: "localhost:1", apiKey: "own", projectId }), /^TypeError: projectId: must be/);
     const { verifier } = await open(t);
     await assert.rejects(verifier.verify(KEY, { projectId }), InvalidRequestError);
   });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { UnavailableError } from "../src/errors.js";
-import { MOST_ASKED, Sessions } from "../src/sessions.js";
+import { MAX_CHECKS, Sessions } from "../src/sessions.js";
 import { type Verification, verification } from "../src/verification.js";
 import { FakeClock } from "./fake-clock.js";
 import { idOf, makeKey } from "./fake-server.js";
@@ -41,7 +41,7 @@ class World {
     this.clock,
   );
 
-  open(key: string, name = "one", scopes?: string[], since = this.sessions.words): () => void {
+  open(key: string, name = "one", scopes?: string[], since = this.sessions.changeCount): () => void {
     const until = this.clock.now() + TTL;
     return this.sessions.open(key, { requiredScopes: scopes }, idOf(key), until, since, (outcome) =>
       this.ended.push(`${name} ${outcome instanceof Error ? "undecided" : outcome.code}`),
@@ -49,7 +49,7 @@ class World {
   }
 
   changed(key: string): void {
-    this.sessions.heard(idOf(key));
+    this.sessions.changed(idOf(key));
   }
 
   beat(): void {
@@ -106,7 +106,7 @@ test("Streams of one key that were let in for different things are judged each b
 
 test("What is told between the verdict and the stream counts.", () => {
   const world = new World();
-  const since = world.sessions.words;
+  const since = world.sessions.changeCount;
   world.changed(ONE);
   world.open(ONE, "one", undefined, since);
   assert.equal(world.asked.length, 1);
@@ -169,7 +169,7 @@ test("Ten thousand changes, each told three times, are so many verifications, an
   let seen = 0;
   while (world.asked.length > 0) {
     const under = world.asked.splice(0);
-    assert.ok(under.length <= MOST_ASKED);
+    assert.ok(under.length <= MAX_CHECKS);
     seen += under.length;
     for (const question of under) void question.answer(verification("REVOKED", undefined, false));
     await turn();
@@ -180,7 +180,7 @@ test("Ten thousand changes, each told three times, are so many verifications, an
 test("After a reset every key is verified, a thousand a second.", async () => {
   const world = new World();
   for (let number = 0; number < 3_000; number++) world.open(makeKey(`${number}`));
-  world.sessions.heard();
+  world.sessions.changed();
   let seen = 0;
   for (let time = 0; time < 30; time++) {
     const under = world.asked.splice(0);
@@ -196,7 +196,7 @@ test("After a reset every key is verified, a thousand a second.", async () => {
 
 test("Keys whose turn does not come within maxStaleness end their streams.", async () => {
   const world = new World();
-  const keys = Array.from({ length: MOST_ASKED + 10 }, (_, number) => makeKey(`${number}`));
+  const keys = Array.from({ length: MAX_CHECKS + 10 }, (_, number) => makeKey(`${number}`));
   for (const key of keys) world.open(key);
   for (const key of keys) world.changed(key);
   const stuck = world.asked.splice(0);
@@ -213,7 +213,7 @@ test("Nothing is left of a stream that has ended, and closing ends all.", () => 
     release();
     release();
   }
-  world.sessions.heard();
+  world.sessions.changed();
   assert.deepEqual([world.sessions.size, world.asked.length], [0, 0]);
   world.open(ONE, "one");
   world.sessions.close(DOWN);

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { demandOf, factsOf, microsecondsOf } from "../conformance/facts.js";
 import { decide } from "../src/decide.js";
-import { idWithin, isWellFormed, KEY_PATTERN, parseKey } from "../src/keyformat.js";
+import { peekId, isWellFormed, KEY_PATTERN, parseKey } from "../src/keyformat.js";
 
 function vectors(file: string) {
   const url = new URL(`../../../../tests/vectors/${file}.json`, import.meta.url);
@@ -22,7 +22,7 @@ for (const { name, key, well_formed, prefix, id } of vectors("keyformat")) {
     assert.deepEqual(parseKey(text), well_formed ? { prefix, id } : undefined);
     assert.equal(isWellFormed(text), well_formed);
     if (well_formed) {
-      assert.equal(idWithin(text), id);
+      assert.equal(peekId(text), id);
       assert.equal(`before ${text} after`.replaceAll(KEY_PATTERN, "-"), "before - after");
     }
   });

@@ -57,17 +57,17 @@ async function greet({ server, verifier }: Omit<Scene, "stream">, stream: Stream
   const probe = makeKey("probe");
   await untilAsync(async () => (await verifier.verify(probe)).cached);
   stream.changed(idOf(probe), 1);
-  await until(() => verifier.size === 0);
+  await until(() => verifier.remembered === 0);
   server.calls.length = 0;
 }
 
 /** Returns when the verifier has handled all messages of the stream. */
-async function heard(stream: Stream, verifier: Verifier): Promise<void> {
+async function handled(stream: Stream, verifier: Verifier): Promise<void> {
   const probe = makeKey("heard");
   await verifier.verify(probe);
-  const { size } = verifier;
+  const { remembered } = verifier;
   stream.changed(idOf(probe), 1);
-  await until(() => verifier.size < size);
+  await until(() => verifier.remembered < remembered);
 }
 
 async function untilAsync(condition: () => Promise<boolean>): Promise<void> {
@@ -164,7 +164,7 @@ test("a change makes it forget that key, and no other", async (t) => {
   await verifier.verify(KEY);
   await verifier.verify(OTHER);
   stream.changed(idOf(KEY), 2);
-  await until(() => verifier.size === 1);
+  await until(() => verifier.remembered === 1);
   server.answer = () => denied(VerifyCode.REVOKED, idOf(KEY));
   assert.equal((await verifier.verify(KEY)).code, "REVOKED");
   assert.equal((await verifier.verify(OTHER)).cached, true);
@@ -175,7 +175,7 @@ test("a reset makes it forget everything", async (t) => {
   await verifier.verify(KEY);
   await verifier.verify(OTHER);
   stream.send({ reset: true, cursor: "r9" });
-  await until(() => verifier.size === 0);
+  await until(() => verifier.remembered === 0);
   assert.equal((await verifier.verify(KEY)).cached, false);
 });
 
@@ -185,7 +185,7 @@ test("a broken stream is opened anew at its newest cursor, and memory is kept me
   await verifier.verify(KEY);
   await verifier.verify(OTHER);
   stream.changed(idOf(OTHER), 7);
-  await until(() => verifier.size === 1);
+  await until(() => verifier.remembered === 1);
   stream.fail(Code.Unavailable);
   const second = await nextStream(scene);
   assert.equal(second.request.startCursor, "r7");
@@ -212,7 +212,7 @@ test("what a stream missed does not prolong memory; the heartbeat after it does"
   stream.fail(Code.Unavailable);
   const second = await nextStream(scene);
   second.changed(idOf(OTHER), 2);
-  await until(() => verifier.size === 1);
+  await until(() => verifier.remembered === 1);
   clock.advance(5_000);
   assert.equal((await verifier.verify(KEY)).cached, false);
   second.send({ cursor: "r2", streamAge: { seconds: 5n } });
@@ -224,14 +224,14 @@ test("trust counts from the time that a heartbeat is true of, not from its arriv
   await verifier.verify(KEY);
   clock.advance(10_000);
   stream.send({ cursor: "r1", streamAge: { seconds: 6n } });
-  await heard(stream, verifier);
+  await handled(stream, verifier);
   clock.advance(10_999);
   assert.equal((await verifier.verify(KEY)).cached, true);
   clock.advance(1);
   assert.equal((await verifier.verify(KEY)).cached, false);
 });
 
-for (const [name, words] of [
+for (const [name, messages] of [
   ["is as old as maxStaleness", [{ streamAge: { seconds: 10n } }]],
   ["is the first of a pile", [{ streamAge: { seconds: 1n } }, { streamAge: { seconds: 10n } }]],
   ["is an older server's, and came after trust had lapsed", [{}]],
@@ -242,7 +242,7 @@ for (const [name, words] of [
     const { clock, verifier, stream } = scene;
     await verifier.verify(KEY);
     clock.advance(25_000);
-    for (const word of words) stream.send({ cursor: "r1", ...word });
+    for (const message of messages) stream.send({ cursor: "r1", ...message });
     await stream.ended;
     assert.equal((await verifier.verify(KEY)).cached, false);
     const second = await nextStream(scene);
@@ -256,7 +256,7 @@ test("a heartbeat that cannot have been sent yet shows that our clock stood stil
   await verifier.verify(KEY);
   clock.advance(1_000);
   stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_000 } });
-  await heard(stream, verifier);
+  await handled(stream, verifier);
   assert.equal((await verifier.verify(KEY)).cached, true);
   stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_001 } });
   await stream.ended;
@@ -269,7 +269,7 @@ test("a stream is opened anew as soon as trust would lapse between two of its he
   await verifier.verify(KEY);
   clock.advance(10_000);
   stream.send({ cursor: "r1", streamAge: { seconds: 1n } });
-  await heard(stream, verifier);
+  await handled(stream, verifier);
   stream.send({ cursor: "r1", streamAge: { nanos: 999_000_000 } });
   await stream.ended;
   assert.equal((await verifier.verify(KEY)).cached, true);
@@ -324,10 +324,10 @@ test("an answer that is older than a change that was told meanwhile is not remem
   await until(() => server.calls.length === 2);
   stream.changed(idOf(KEY), 5);
   stream.changed(idOf(OTHER), 6);
-  await until(() => verifier.size === 0);
+  await until(() => verifier.remembered === 0);
   wait.open();
   assert.equal((await asked).code, "VALID");
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
   server.answer = ({ key }) => valid(key, { revision: 5n });
   await verifier.verify(KEY);
   assert.equal((await verifier.verify(KEY)).cached, true);
@@ -342,10 +342,10 @@ test("an answer to a call from before a reset is not remembered, whatever its re
   const asked = verifier.verify(KEY);
   await until(() => server.calls.length === 2);
   stream.send({ reset: true, cursor: "r9" });
-  await until(() => verifier.size === 0);
+  await until(() => verifier.remembered === 0);
   wait.open();
   await asked;
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
 });
 
 for (const [name, reply] of [
@@ -358,7 +358,7 @@ for (const [name, reply] of [
     const { server, verifier } = await listening(t);
     server.answer = ({ key }) => reply(key);
     await verifier.verify(KEY);
-    assert.equal(verifier.size, 0);
+    assert.equal(verifier.remembered, 0);
   });
 }
 
@@ -384,7 +384,7 @@ for (const [name, reply] of [
     const { server, verifier } = await listening(t);
     server.answer = ({ key }) => valid(key, reply as object);
     await assert.rejects(verifier.verify(KEY), UnavailableError);
-    assert.equal(verifier.size, 0);
+    assert.equal(verifier.remembered, 0);
   });
 }
 
@@ -393,7 +393,7 @@ test("a denial with a code that this library does not know is a denial", async (
   server.answer = ({ key }) => valid(key, { valid: false, code: 99 as VerifyCode });
   const { valid: allowed, code } = await verifier.verify(KEY);
   assert.deepEqual({ allowed, code }, { allowed: false, code: "UNSPECIFIED" });
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
 });
 
 for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND]) {
@@ -403,7 +403,7 @@ for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED,
     clock.advance(15_000);
     server.answer = ({ key }) => (code === VerifyCode.NOT_FOUND ? denied(code) : valid(key, { valid: false, code }));
     assert.equal((await verifier.verify(KEY)).valid, false);
-    assert.equal(verifier.size, 0);
+    assert.equal(verifier.remembered, 0);
   });
 }
 
@@ -413,7 +413,7 @@ test("a wrong secret for a remembered key's id, which the server does not find, 
   clock.advance(15_000);
   server.answer = () => denied(VerifyCode.NOT_FOUND);
   await verifier.verify(makeKey("a", "7"));
-  assert.equal(verifier.size, 1);
+  assert.equal(verifier.remembered, 1);
 });
 
 test("an answer that decides nothing is an error", async (t) => {
@@ -471,7 +471,7 @@ test("no presented key stays in memory once its call is over", async (t) => {
   await verifier.verify(OTHER); // the last call may linger in the connection
   server.calls.length = 0;
   assert.equal((await heap()).includes("Z".repeat(12)), false);
-  assert.equal(verifier.size, 2);
+  assert.equal(verifier.remembered, 2);
 });
 
 test("of more keys than cacheSize, the least recently used is forgotten", async (t) => {
@@ -480,7 +480,7 @@ test("of more keys than cacheSize, the least recently used is forgotten", async 
   await verifier.verify(OTHER);
   await verifier.verify(KEY);
   await verifier.verify(makeKey("c"));
-  assert.equal(verifier.size, 2);
+  assert.equal(verifier.remembered, 2);
   assert.equal((await verifier.verify(KEY)).cached, true);
   assert.equal((await verifier.verify(OTHER)).cached, false);
 });
@@ -489,7 +489,7 @@ test("of records that take more than cacheBytes, the least recently used is forg
   const { server, verifier } = await listening(t, { cacheBytes: 2 * (1_000 + 200 + 1_024) });
   server.answer = ({ key }) => valid(key, { name: "n".repeat(1_000) });
   for (const key of [KEY, OTHER, KEY, makeKey("c")]) await verifier.verify(key);
-  assert.equal(verifier.size, 2);
+  assert.equal(verifier.remembered, 2);
   assert.equal((await verifier.verify(KEY)).cached, true);
   assert.equal((await verifier.verify(OTHER)).cached, false);
   server.answer = ({ key }) => valid(key, { name: "n".repeat(10_000) });
@@ -542,7 +542,7 @@ test("nobody joins a call that was sent before a change that has been told", asy
   await until(() => server.calls.length === 2);
   stream.changed(idOf(KEY), 5);
   stream.changed(idOf(OTHER), 6);
-  await until(() => verifier.size === 0);
+  await until(() => verifier.remembered === 0);
   server.answer = () => denied(VerifyCode.REVOKED, idOf(KEY));
   const after = verifier.verify(KEY);
   await until(() => server.calls.length === 3);
@@ -772,9 +772,9 @@ test("its own key refused by the stream makes it forget everything, and try agai
   await verifier.verify(KEY);
   server.refuseStreams = () => Code.PermissionDenied;
   stream.fail(Code.Unauthenticated);
-  await until(() => verifier.size === 0 && logged.length === 1);
+  await until(() => verifier.remembered === 0 && logged.length === 1);
   await verifier.verify(KEY);
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
   clock.advance(4_999);
   assert.equal(server.watchAttempts, 1);
   clock.advance(1);
@@ -794,7 +794,7 @@ test("a cursor that the server does not know is dropped, and everything forgotte
   stream.fail(Code.Unavailable);
   const next = await nextStream(scene);
   assert.equal(next.request.startCursor, "");
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
 });
 
 test("a caller is not blamed for a cursor that the server does not know", async (t) => {
@@ -804,7 +804,7 @@ test("a caller is not blamed for a cursor that the server does not know", async 
     return valid(key);
   };
   assert.equal((await verifier.verify(KEY)).code, "VALID");
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
   assert.equal(server.calls.at(-1)?.[0]?.consistency?.requirement.case, "fullyConsistent");
 });
 
@@ -849,7 +849,7 @@ test("closing ends the stream and whoever waits, forgets everything, and may be 
   await verifier[Symbol.asyncDispose]();
   await waiting;
   await stream.ended;
-  assert.equal(verifier.size, 0);
+  assert.equal(verifier.remembered, 0);
   await assert.rejects(verifier.verify(KEY), UnavailableError);
 });
 

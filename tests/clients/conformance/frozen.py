@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.clients.conformance.programs import PROGRAMS, Program
 from tests.clients.conformance.scene import Scene
-from tests.clients.conformance.test_late_words import PHASES, freeze
+from tests.clients.conformance.test_late_messages import PHASES, freeze
 from tests.e2e.service import Service
 
 TOGETHER = 12

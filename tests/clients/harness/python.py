@@ -20,7 +20,7 @@ import streams
 import tumbler
 import tumbler.aio
 from tumbler import keyformat
-from tumbler._memory import KeyRecord
+from tumbler._cache import KeyRecord
 from tumbler.decide import Demand, decide
 
 ERRORS = {

@@ -10,7 +10,7 @@ import pytest
 
 import tumbler
 import tumbler.aio
-from tests.clients.python.fake import OWN_KEY, PATIENCE, Fake
+from tests.clients.python.fake_server import OWN_KEY, PATIENCE, FakeServer
 
 
 class Clock:
@@ -86,9 +86,9 @@ class Loop:
 
 
 @pytest.fixture
-def fake() -> Iterator[Fake]:
+def fake() -> Iterator[FakeServer]:
     """Yield a fake server."""
-    fake = Fake()
+    fake = FakeServer()
     yield fake
     fake.stop()
 
@@ -100,7 +100,7 @@ def passing() -> Clock:
 
 
 @pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
-def opened(request: pytest.FixtureRequest, fake: Fake, passing: Clock) -> Iterator[Callable[..., Any]]:
+def opened(request: pytest.FixtureRequest, fake: FakeServer, passing: Clock) -> Iterator[Callable[..., Any]]:
     """Yield a function that creates a verifier, and waits for the stream's first message if the server sends one."""
     made = []
 
@@ -109,7 +109,7 @@ def opened(request: pytest.FixtureRequest, fake: Fake, passing: Clock) -> Iterat
         verifier = request.param(options.pop("target", fake.target), **options)
         made.append(verifier)
         if options.get("watch", True) and fake.greets and fake.refuses_streams is None:
-            fake.heard(verifier)
+            fake.handled(verifier)
         return verifier
 
     yield make

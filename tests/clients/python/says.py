@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.clients.python.fake import key_of
+from tests.clients.python.fake_server import key_of
 from tumbler import Code, InvalidRequest, NotAllowed, Unavailable, Verification
 
 GOOD = key_of(1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import tumbler.aio
-from tests.clients.python.fake import OWN_KEY, PATIENCE
+from tests.clients.python.fake_server import OWN_KEY, PATIENCE
 
 
 class Broken(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_decide import instant
-from tumbler._memory import KeyRecord
+from tumbler._cache import KeyRecord
 from tumbler.decide import Demand, decide
 
 ROWS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors" / "verify.json").read_text())["vectors"]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.clients.python.fake import OWN_KEY, Fake
+from tests.clients.python.fake_server import OWN_KEY, FakeServer
 
 PROGRAM = """
 import os, sys, time, tumbler
@@ -30,7 +30,7 @@ with tumbler.Verifier(target, api_key=sys.stdin.read()) as verifier:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_fork_answers_nothing(fake: Fake) -> None:
+def test_a_fork_answers_nothing(fake: FakeServer) -> None:
     """A forked process gets an error instead of an answer from a stale cache. Its parent continues."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, fake.target, fake.knows(1)],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.python.fake import OWN_KEY, PATIENCE, Fake
+from tests.clients.python.fake_server import OWN_KEY, PATIENCE, FakeServer
 from tumbler.v1 import api_key_service_pb2 as pb
 
 pytest.importorskip("gevent", reason="gevent is not installed")
@@ -98,7 +98,7 @@ def running(*arguments: str) -> Iterator[Any]:
             process.kill()
 
 
-def test_it_works_once_grpc_knows(fake: Fake) -> None:
+def test_it_works_once_grpc_knows(fake: FakeServer) -> None:
     """Other greenlets run while one waits for the server. Keys are cached, changes arrive, and closing works."""
     key = fake.knows(1)
     release = fake.hold(key)
@@ -109,5 +109,5 @@ def test_it_works_once_grpc_knows(fake: Fake) -> None:
         assert process.stdout.readline() == "VALID\n"
         assert process.stdout.readline() == "remembered\n"
         fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-        fake.say(key)
+        fake.send(key)
         assert process.stdout.read().split() == ["REVOKED", "closed"]

@@ -19,7 +19,7 @@ from fastapi.responses import Response, StreamingResponse
 
 import tumbler
 import tumbler.aio
-from tests.clients.python.fake import OWN_KEY, PATIENCE, Fake
+from tests.clients.python.fake_server import OWN_KEY, PATIENCE, FakeServer
 from tests.clients.python.says import FORBIDDEN_TEXT, KEY_TEXT, UNDECIDED_TEXT
 from tumbler.guards import asgi, fastapi
 from tumbler.guards import grpc as guard
@@ -135,10 +135,10 @@ class AioHandlers(Handlers):
 class Threads:
     """A guarded threaded server, with its verifier."""
 
-    def __init__(self, fake: Fake, **options: Any) -> None:
+    def __init__(self, fake: FakeServer, **options: Any) -> None:
         self.handlers = Handlers()
         self.verifier = tumbler.Verifier(fake.target, api_key=OWN_KEY, timeout=PATIENCE)
-        fake.heard(self.verifier)
+        fake.handled(self.verifier)
         interceptor = guard.RequireKey(self.verifier, ["orders:read"], **options)
         self.server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[interceptor])
         self.server.add_generic_rpc_handlers((_generic(self.handlers),))
@@ -160,7 +160,7 @@ class Threads:
 class Loop:
     """A guarded asyncio server, with its verifier."""
 
-    def __init__(self, fake: Fake, **options: Any) -> None:
+    def __init__(self, fake: FakeServer, **options: Any) -> None:
         self.handlers = AioHandlers()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve(fake, options)))
@@ -177,7 +177,7 @@ class Loop:
         self.loop.call_soon_threadsafe(self.stopping.set)
         self.thread.join()
 
-    async def _serve(self, fake: Fake, options: Any) -> None:
+    async def _serve(self, fake: FakeServer, options: Any) -> None:
         self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
         self.verifier = tumbler.aio.Verifier(fake.target, api_key=OWN_KEY, timeout=PATIENCE)
         async with self.verifier:
@@ -196,7 +196,7 @@ def _generic(handlers: Handlers) -> grpc.GenericRpcHandler:
 
 
 @pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
-def serve(request: pytest.FixtureRequest, fake: Fake) -> Iterator[Callable[..., Any]]:
+def serve(request: pytest.FixtureRequest, fake: FakeServer) -> Iterator[Callable[..., Any]]:
     """Yield a function that starts a guarded server."""
     made = []
 
@@ -261,43 +261,43 @@ class TestGrpc:
             (pb.VERIFY_CODE_INSUFFICIENT_SCOPE, ("PERMISSION_DENIED", FORBIDDEN_TEXT)),
         ],
     )
-    def test_ends(self, serve: Callable[..., Any], fake: Fake, kind: str, code: Any, end: Any) -> None:
+    def test_ends(self, serve: Callable[..., Any], fake: FakeServer, kind: str, code: Any, end: Any) -> None:
         """A call ends with the status that a new one would get, and its handler never sees a normal end."""
         key = fake.knows(1)
         server = serve()
         caller = Caller(server, kind, key)
         fake.knows(1, code=code)
-        fake.say(key)
+        fake.send(key)
         assert caller.end() == end
         assert server.handlers.over.acquire(timeout=PATIENCE)
         assert server.handlers.ends == ["told"]
         assert server.open == 0
 
-    def test_goes_on(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+    def test_goes_on(self, serve: Callable[..., Any], fake: FakeServer, kind: str) -> None:
         """A change after which the key is still valid for the call ends nothing. Hanging up leaves nothing."""
         key = fake.knows(1)
         server = serve()
         caller = Caller(server, kind, key)
         asked = len(fake.calls)
-        fake.say(key)
+        fake.send(key)
         fake.until(lambda: len(fake.calls) > asked)
-        fake.heard_by(server)
+        fake.handled_by(server)
         assert (server.open, server.handlers.ends) == (1, [])
         caller.close()
         _eventually(lambda: server.open == 0)
 
-    def test_off(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+    def test_off(self, serve: Callable[..., Any], fake: FakeServer, kind: str) -> None:
         """With end_streams off a call outlives its key."""
         key = fake.knows(1)
         server = serve(end_streams=False)
         caller = Caller(server, kind, key)
         fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-        fake.say(key)
-        fake.heard_by(server)
+        fake.send(key)
+        fake.handled_by(server)
         assert (server.open, server.handlers.ends) == (0, [])
         caller.close()
 
-    def test_an_end_by_itself(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+    def test_an_end_by_itself(self, serve: Callable[..., Any], fake: FakeServer, kind: str) -> None:
         """The end of the key's record, which no event announces, ends the call."""
         key = fake.knows(1)
         fake.answers[key].cache_ttl.FromMilliseconds(300)
@@ -306,7 +306,7 @@ class TestGrpc:
         fake.answers[key].valid, fake.answers[key].code = False, pb.VERIFY_CODE_EXPIRED
         assert caller.end() == ("UNAUTHENTICATED", KEY_TEXT)
 
-    def test_the_verifier_is_closed(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+    def test_the_verifier_is_closed(self, serve: Callable[..., Any], fake: FakeServer, kind: str) -> None:
         """Closing the verifier ends all streams."""
         key = fake.knows(1)
         server = serve()
@@ -317,18 +317,18 @@ class TestGrpc:
         assert caller.end() == ("UNAVAILABLE", UNDECIDED_TEXT)
 
 
-def test_a_handler_that_waits(serve: Callable[..., Any], fake: Fake) -> None:
+def test_a_handler_that_waits(serve: Callable[..., Any], fake: FakeServer) -> None:
     """A call whose handler waits for something else, and sends nothing, ends at once."""
     key = fake.knows(1)
     server = serve()
     server.handlers.speaks = False
     caller = Caller(server, "unary_stream", key)
     fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-    fake.say(key)
+    fake.send(key)
     assert caller.end() == ("UNAUTHENTICATED", KEY_TEXT)
 
 
-def test_a_peer_that_does_not_read(serve: Callable[..., Any], fake: Fake) -> None:
+def test_a_peer_that_does_not_read(serve: Callable[..., Any], fake: FakeServer) -> None:
     """A handler whose peer does not read is released, and the call ends for the peer too."""
     key = fake.knows(1)
     server = serve()
@@ -336,21 +336,21 @@ def test_a_peer_that_does_not_read(serve: Callable[..., Any], fake: Fake) -> Non
     caller = Caller(server, "unary_stream", key)
     _stands_still(lambda: server.handlers.flooded)
     fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-    fake.say(key)
+    fake.send(key)
     let_go = "told" if isinstance(server, Loop) else "let go"
     _eventually(lambda: let_go in server.handlers.ends and server.open == 0)
     status, _ = caller.end()
     assert status == "UNAUTHENTICATED" if isinstance(server, Loop) else status in {"UNAUTHENTICATED", "CANCELLED"}
 
 
-def test_without_grpcs_own_parts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_grpcs_own_parts(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a version of gRPC lacks the internals, the call is cancelled."""
     monkeypatch.delattr("grpc._server._abort")
     key = fake.knows(1)
     server = Threads(fake)
     caller = Caller(server, "unary_stream", key)
     fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-    fake.say(key)
+    fake.send(key)
     assert caller.end()[0] == "CANCELLED"
     monkeypatch.undo()
     server.stop()
@@ -359,7 +359,7 @@ def test_without_grpcs_own_parts(fake: Fake, monkeypatch: pytest.MonkeyPatch) ->
 class Web:
     """A streaming ASGI application, served by uvicorn. ``guarded`` puts the guard around it or into it."""
 
-    def __init__(self, fake: Fake, guarded: Callable[[Any], Any]) -> None:
+    def __init__(self, fake: FakeServer, guarded: Callable[[Any], Any]) -> None:
         self.fake = fake
         self.guarded = guarded
         self.ends: list[str] = []
@@ -396,7 +396,7 @@ class Web:
 
     def stays(self) -> None:
         """Return once the verifier has acted on all events, and check that nothing ended."""
-        self.fake.heard_by(self)
+        self.fake.handled_by(self)
         assert self.ends == []
 
     async def words(self) -> AsyncIterator[bytes]:
@@ -588,7 +588,7 @@ def _dependency_alone(web: Web) -> Any:
 
 
 @pytest.fixture
-def web(fake: Fake) -> Iterator[Callable[..., Web]]:
+def web(fake: FakeServer) -> Iterator[Callable[..., Web]]:
     """Yield a function that serves an application."""
     made: list[Web] = []
 
@@ -609,14 +609,14 @@ class TestHttp:
 
     @GUARDS
     @pytest.mark.parametrize("path", ["/stream", "/threads"])
-    def test_ends(self, web: Callable[..., Web], fake: Fake, guarded: Any, path: str) -> None:
+    def test_ends(self, web: Callable[..., Web], fake: FakeServer, guarded: Any, path: str) -> None:
         """A response is broken off: its reader sees an error, not an end, and its producer is cancelled."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get(path, key) as answer:
             assert answer.readline() == b"word\n"
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 answer.read()
         if path == "/stream":
@@ -624,7 +624,7 @@ class TestHttp:
         _eventually(lambda: serving.open == 0)
 
     @GUARDS
-    def test_ends_before_its_first_part(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_ends_before_its_first_part(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A response whose headers are sent is broken off while its producer waits before the first part."""
         key = fake.knows(1)
         serving = web(guarded)
@@ -632,7 +632,7 @@ class TestHttp:
             assert serving.answering.wait(PATIENCE)
             assert serving.open == 1
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             assert serving.over.acquire(timeout=PATIENCE)
             with pytest.raises((http.client.IncompleteRead, ConnectionError)) as broken:
                 answer.read()
@@ -640,14 +640,14 @@ class TestHttp:
         _eventually(lambda: serving.open == 0)
 
     @GUARDS
-    def test_no_part_after_the_end(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_no_part_after_the_end(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A response with a content-length that is nevertheless sent in parts ends at the first of them."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/promised", key) as answer:
             assert serving.answering.wait(PATIENCE)
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             serving.stays()
             serving.released.set()
             with pytest.raises((http.client.IncompleteRead, ConnectionError)) as broken:
@@ -656,27 +656,27 @@ class TestHttp:
         _eventually(lambda: serving.open == 0)
 
     @GUARDS
-    def test_an_answer_in_one_piece(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_an_answer_in_one_piece(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A response with a content-length that is sent in one piece runs to its end, however late."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/whole", key) as answer:
             assert serving.answering.wait(PATIENCE)
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             serving.stays()
             serving.released.set()
             assert answer.read() == b"whole"
         _eventually(lambda: serving.open == 0)
 
     @GUARDS
-    def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_goes_on(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A change after which the key is still valid for the response ends nothing. Hanging up leaves nothing."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/stream", key) as answer:
             assert answer.readline() == b"word\n"
-            fake.say(key)
+            fake.send(key)
             serving.stays()
             for _ in range(5):
                 assert answer.readline() == b"word\n"
@@ -684,7 +684,7 @@ class TestHttp:
         _eventually(lambda: serving.open == 0)
 
     @GUARDS
-    def test_an_ordinary_answer(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_an_ordinary_answer(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A request in progress when its key is revoked is answered, and not tracked as a stream."""
         key = fake.knows(1)
         serving = web(guarded)
@@ -692,20 +692,20 @@ class TestHttp:
             answer = threads.submit(serving.read, "/slow", key)
             assert serving.answering.wait(PATIENCE)
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             serving.stays()
             assert serving.open == 0
             serving.released.set()
             assert answer.result(PATIENCE) == b'{"all":"right"}'
 
-    def test_says_why_it_was_broken_off(self, web: Callable[..., Web], fake: Fake, caplog: Any) -> None:
+    def test_says_why_it_was_broken_off(self, web: Callable[..., Web], fake: FakeServer, caplog: Any) -> None:
         """The server's log of a broken response says that it was on purpose. Its class tells it apart from a fault."""
         key = fake.knows(1)
         serving = web(_asgi)
         with serving.get("/late", key):
             assert serving.answering.wait(PATIENCE)
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             assert serving.over.acquire(timeout=PATIENCE)
             _eventually(lambda: "uvicorn.error" in {record.name for record in caplog.records})
         (told,) = [record.exc_info[1] for record in caplog.records if record.name == "uvicorn.error"]
@@ -713,13 +713,13 @@ class TestHttp:
         assert "on purpose" in str(told)
 
     @pytest.mark.parametrize("make", [_asgi, _dependency])
-    def test_off(self, web: Callable[..., Web], fake: Fake, make: Any) -> None:
+    def test_off(self, web: Callable[..., Web], fake: FakeServer, make: Any) -> None:
         """With end_streams off a response outlives its key."""
         key = fake.knows(1)
         serving = web(lambda web: make(web, end_streams=False))
         with serving.get("/stream", key) as answer:
             fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-            fake.say(key)
+            fake.send(key)
             serving.stays()
             for _ in range(5):
                 assert answer.readline() == b"word\n"
@@ -733,32 +733,32 @@ class TestWebSocket:
         ("code", "text"),
         [(pb.VERIFY_CODE_REVOKED, KEY_TEXT), (pb.VERIFY_CODE_INSUFFICIENT_SCOPE, FORBIDDEN_TEXT)],
     )
-    def test_ends(self, web: Callable[..., Web], fake: Fake, guarded: Any, code: Any, text: str) -> None:
+    def test_ends(self, web: Callable[..., Web], fake: FakeServer, guarded: Any, code: Any, text: str) -> None:
         """A WebSocket is closed with 1008 and the generic text, and its handler ends."""
         key = fake.knows(1)
         serving = web(guarded)
         with Socket(serving, key) as client:
             assert client.receive() == "word"
             fake.knows(1, code=code)
-            fake.say(key)
+            fake.send(key)
             assert client.close() == (1008, text)
         assert serving.over.acquire(timeout=PATIENCE)
         _eventually(lambda: serving.open == 0)
 
     @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
-    def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_goes_on(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A change after which the key is still valid for the socket ends nothing. Hanging up leaves nothing."""
         key = fake.knows(1)
         serving = web(guarded)
         with Socket(serving, key) as client:
-            fake.say(key)
+            fake.send(key)
             serving.stays()
             assert client.receive() == "word"
             assert serving.open == 1
         _eventually(lambda: serving.open == 0)
 
     @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
-    def test_refused(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+    def test_refused(self, web: Callable[..., Web], fake: FakeServer, guarded: Any) -> None:
         """A refused WebSocket is not tracked as a stream."""
         key = fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
         serving = web(guarded)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import tumbler
-from tests.clients.python.fake import PATIENCE, Fake
+from tests.clients.python.fake_server import PATIENCE, FakeServer
 from tumbler.decide import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -16,7 +16,7 @@ HERS, HIS, THEIRS = 1, 2, 3
 
 
 @pytest.fixture
-def keys(fake: Fake) -> list[str]:
+def keys(fake: FakeServer) -> list[str]:
     """Return a key of each of three projects."""
     return [
         fake.knows(number, project_id=project)
@@ -40,7 +40,7 @@ def nothing_told(told: tumbler.Verification) -> bool:
     ],
 )
 def test_the_server_is_asked_for_a_project_that_is_the_only_one(
-    opened: Opened, fake: Fake, keys: list[str], said: dict[str, Any], asked: str
+    opened: Opened, fake: FakeServer, keys: list[str], said: dict[str, Any], asked: str
 ) -> None:
     """A single project goes with each call and with the stream. With several the verifier checks each answer itself."""
     opened(**said).verify(keys[0])
@@ -50,7 +50,7 @@ def test_the_server_is_asked_for_a_project_that_is_the_only_one(
 
 
 @pytest.mark.parametrize("said", ["acme", ["acme"], ("acme", "globex"), {"acme", "globex"}])
-def test_a_key_of_another_project_is_not_found(opened: Opened, fake: Fake, keys: list[str], said: Any) -> None:
+def test_a_key_of_another_project_is_not_found(opened: Opened, fake: FakeServer, keys: list[str], said: Any) -> None:
     """A key of another project is NOT_FOUND with all fields empty, whatever the server answers, and is not cached."""
     verifier = opened(project_id=said)
     fake.knows(THEIRS, project_id="initech", code=pb.VERIFY_CODE_REVOKED)
@@ -77,7 +77,7 @@ def test_a_call_narrows_and_never_widens(opened: Opened, keys: list[str], said: 
     assert narrow.verify(keys[0], project_id=("globex", "acme"))
 
 
-def test_what_is_not_remembered_is_narrowed_too(opened: Opened, fake: Fake) -> None:
+def test_what_is_not_remembered_is_narrowed_too(opened: Opened, fake: FakeServer) -> None:
     """A revoked key is NOT_FOUND for a caller who does not accept its project."""
     revoked = fake.knows(HIS, project_id="globex", code=pb.VERIFY_CODE_REVOKED)
     verifier = opened(project_id=tumbler.ANY_PROJECT)
@@ -85,7 +85,7 @@ def test_what_is_not_remembered_is_narrowed_too(opened: Opened, fake: Fake) -> N
     assert verifier.verify(revoked).code is Code.REVOKED
 
 
-def test_who_shares_a_call_has_demands_of_its_own(opened: Opened, fake: Fake, keys: list[str]) -> None:
+def test_who_shares_a_call_has_demands_of_its_own(opened: Opened, fake: FakeServer, keys: list[str]) -> None:
     """Callers with the same key share a call, and each has its own projects."""
     verifier = opened(project_id=tumbler.ANY_PROJECT)
     release = fake.hold(keys[1])
@@ -102,7 +102,7 @@ def test_who_shares_a_call_has_demands_of_its_own(opened: Opened, fake: Fake, ke
 @pytest.mark.parametrize("code", [pb.VERIFY_CODE_VALID, pb.VERIFY_CODE_NOT_FOUND, pb.VERIFY_CODE_INSUFFICIENT_SCOPE])
 @pytest.mark.parametrize("narrowed", [{}, {"project_id": "acme"}])
 def test_a_key_that_sees_all_projects_must_say_which(
-    opened: Opened, fake: Fake, code: int, narrowed: dict[str, str]
+    opened: Opened, fake: FakeServer, code: int, narrowed: dict[str, str]
 ) -> None:
     """If the verifier's own key sees all projects and it names none, it refuses to answer."""
     key = fake.knows(HERS, any_project=True, code=code)
@@ -116,13 +116,13 @@ def test_a_key_that_sees_all_projects_must_say_which(
 
 
 @pytest.mark.parametrize("said", [tumbler.ANY_PROJECT, ("acme", "globex")])
-def test_a_key_that_sees_all_projects_may_be_told_which(opened: Opened, fake: Fake, said: Any) -> None:
+def test_a_key_that_sees_all_projects_may_be_told_which(opened: Opened, fake: FakeServer, said: Any) -> None:
     """If the verifier names projects, or any project, it answers."""
     key = fake.knows(HERS, any_project=True)
     assert opened(project_id=said).verify(key)
 
 
-def test_in_a_batch_too(opened: Opened, fake: Fake) -> None:
+def test_in_a_batch_too(opened: Opened, fake: FakeServer) -> None:
     """Keys in a batch are refused in the same way."""
     keys = [fake.knows(number, any_project=True) for number in range(10, 20)]
     verifier = opened()

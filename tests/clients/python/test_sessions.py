@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.clients.python.conftest import Clock
-from tests.clients.python.fake import key_of
+from tests.clients.python.fake_server import key_of
 from tumbler import Code, Unavailable, Verification
-from tumbler._memory import Memory
-from tumbler._sessions import MOST_ASKED, Held, Session, Sessions
+from tumbler._cache import Cache
+from tumbler._sessions import MAX_CHECKS, AdmittedKey, Session, Sessions
 from tumbler._settings import Settings
 from tumbler.decide import Demand
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -41,9 +41,9 @@ class World:
             None,
             logging.getLogger("tumbler"),
         )
-        self.memory = Memory(settings, self.clock)
-        self.sessions = Sessions(settings, self.memory, self.clock)
-        self.memory.heard = self.sessions.heard
+        self.cache = Cache(settings, self.clock)
+        self.sessions = Sessions(settings, self.cache, self.clock)
+        self.cache.on_change = self.sessions.changed
         self.woken = 0
         self.sessions.wake = self._wake
         self.ended: list[tuple[Any, Any]] = []
@@ -52,16 +52,16 @@ class World:
 
     def beat(self) -> None:
         """Deliver a heartbeat."""
-        self.memory.told(pb.WatchResponse(cursor="c"), False, self.clock())
+        self.cache.apply(pb.WatchResponse(cursor="c"), False, self.clock())
 
     def changed(self, *numbers: int) -> None:
         """Deliver events of keys."""
         events = [event_pb2.KeyEvent(revision=20, key_id=key_of(number)[-66:-50]) for number in numbers]
-        self.memory.told(pb.WatchResponse(events=events, cursor="c"), False, self.clock())
+        self.cache.apply(pb.WatchResponse(events=events, cursor="c"), False, self.clock())
 
     def open(self, number: int, name: Any = None, since: int | None = None, demand: Demand = READ) -> Session:
         """Open a stream of a key that is valid for TTL from now on."""
-        known_since = self.sessions.words if since is None else since
+        known_since = self.sessions.change_count if since is None else since
         return self.sessions.open(
             key_of(number),
             demand,
@@ -74,14 +74,14 @@ class World:
         """Return the verdict that a key is valid for this long from now on."""
         return Verification(Code.VALID, until=self.clock() + int(ttl * 1_000_000))
 
-    def asked(self) -> list[Held]:
+    def asked(self) -> list[AdmittedKey]:
         """Take the keys to verify now."""
         return self.sessions.due()
 
-    def settle(self, asked: Iterable[Held], outcome: Any) -> None:
+    def settle(self, asked: Iterable[AdmittedKey], outcome: Any) -> None:
         """Settle them all with the same outcome."""
-        for held in asked:
-            self.sessions.settle(held, held.turn, outcome)
+        for admitted in asked:
+            self.sessions.settle(admitted, admitted.turn, outcome)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -101,8 +101,8 @@ def test_nothing_is_asked_while_the_stream_vouches(world: World) -> None:
         world.beat()
         assert world.asked() == []
     world.clock.pass_by(5)
-    (held,) = world.asked()
-    assert (held.key, held.demand) == (key_of(1), READ)
+    (admitted,) = world.asked()
+    assert (admitted.key, admitted.demand) == (key_of(1), READ)
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.VALID])
@@ -115,7 +115,7 @@ def test_an_event_ends_a_stream(world: World, code: Code) -> None:
     world.changed(1)
     assert world.woken > woken
     asked = world.asked()
-    assert [held.key for held in asked] == [key_of(1)]
+    assert [admitted.key for admitted in asked] == [key_of(1)]
     denied = Verification(code)
     world.settle(asked, denied)
     assert sorted(world.ended, key=lambda ended: ended[0]) == [("one", denied), ("two", denied)]
@@ -137,15 +137,15 @@ def test_demands_differ(world: World) -> None:
     world.open(1, "reads")
     world.open(1, "writes", demand=Demand(required_scopes=("orders:write",)))
     world.changed(1)
-    for held in world.asked():
-        writes = held.demand.required_scopes == ("orders:write",)
-        world.settle([held], Verification(Code.INSUFFICIENT_SCOPE) if writes else world.valid())
+    for admitted in world.asked():
+        writes = admitted.demand.required_scopes == ("orders:write",)
+        world.settle([admitted], Verification(Code.INSUFFICIENT_SCOPE) if writes else world.valid())
     assert [name for name, _ in world.ended] == ["writes"]
 
 
 def test_an_event_between_the_verdict_and_the_stream(world: World) -> None:
     """An event between the verification of a key and the registration of its stream counts."""
-    since = world.sessions.words
+    since = world.sessions.change_count
     world.changed(1)
     world.open(1, since=since)
     assert len(world.asked()) == 1
@@ -168,7 +168,7 @@ def test_an_event_while_it_is_asked(world: World) -> None:
 def test_an_answer_that_denies_a_key(world: World) -> None:
     """If a verification denies a cached key, the key is verified for its streams too, whatever the stream delivered."""
     world.open(1)
-    world.memory.heard(key_of(1)[-66:-50])
+    world.cache.on_change(key_of(1)[-66:-50])
     assert len(world.asked()) == 1
 
 
@@ -195,7 +195,7 @@ def test_trust_that_lapses(world: World) -> None:
     asked = world.asked()
     world.clock.pass_by(0.001)
     asked += world.asked()
-    assert {held.key for held in asked} == {key_of(1), key_of(2)}
+    assert {admitted.key for admitted in asked} == {key_of(1), key_of(2)}
     world.settle(asked, world.valid())
     world.clock.pass_by(STALENESS - 0.001)
     assert world.asked() == []
@@ -249,7 +249,7 @@ def test_a_flood_of_events(world: World) -> None:
         world.changed(*range(10_000))
     seen = 0
     while asked := world.asked():
-        assert len(asked) <= MOST_ASKED
+        assert len(asked) <= MAX_CHECKS
         assert world.asked() == []
         seen += len(asked)
         world.settle(asked, Verification(Code.REVOKED))
@@ -260,7 +260,7 @@ def test_a_reset_is_spread(world: World) -> None:
     """After a reset every key is verified, a thousand a second, and all within half of max_staleness."""
     for number in range(10_000):
         world.open(number)
-    world.memory.told(pb.WatchResponse(cursor="c", reset=True), False, world.clock())
+    world.cache.apply(pb.WatchResponse(cursor="c", reset=True), False, world.clock())
     counts = []
     for _ in range(int(STALENESS) + 1):
         asked, taken = world.asked(), 0
@@ -278,14 +278,14 @@ def test_a_reset_is_spread(world: World) -> None:
 
 def test_too_many_to_ask_in_time(world: World) -> None:
     """Keys that are not verified within max_staleness end their streams: slow answers delay no end."""
-    for number in range(MOST_ASKED + 10):
+    for number in range(MAX_CHECKS + 10):
         world.open(number)
-    world.changed(*range(MOST_ASKED + 10))
+    world.changed(*range(MAX_CHECKS + 10))
     stuck = world.asked()
     world.clock.pass_by(STALENESS + 0.1)
     world.settle(stuck, DOWN)
     world.asked()
-    assert len(world.ended) == MOST_ASKED + 10
+    assert len(world.ended) == MAX_CHECKS + 10
     assert {type(outcome) for _, outcome in world.ended} == {Unavailable}
 
 
@@ -296,7 +296,7 @@ def test_nothing_is_left_of_a_stream(world: World) -> None:
         session.close()
         session.close()
         assert len(world.sessions._timers) < 200
-    assert (len(world.sessions), world.sessions._held, world.sessions._by_id) == (0, {}, {})
+    assert (len(world.sessions), world.sessions._keys, world.sessions._by_id) == (0, {}, {})
     assert world.sessions.pause() is None
     world.changed(*range(50))
     assert world.asked() == []
@@ -325,7 +325,7 @@ def test_an_end_that_fails(world: World, caplog: pytest.LogCaptureFixture) -> No
     def fails(_: Any) -> None:
         raise ZeroDivisionError
 
-    world.sessions.open(key_of(1), READ, world.valid(), world.sessions.words, fails)
+    world.sessions.open(key_of(1), READ, world.valid(), world.sessions.change_count, fails)
     world.open(1, "other")
     world.changed(1)
     world.settle(world.asked(), Verification(Code.REVOKED))

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 import tumbler
 from tests.clients.python.conftest import Clock
-from tests.clients.python.fake import NONSENSE, NOW, OWN_KEY, PATIENCE, Fake, id_of, key_of
+from tests.clients.python.fake_server import NONSENSE, NOW, OWN_KEY, PATIENCE, FakeServer, id_of, key_of
 from tests.e2e.service import eventually
 from tumbler import Code
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -22,7 +22,7 @@ Opened = Callable[..., Any]
 class TestVerification:
     """The result of a verification."""
 
-    def test_everything_that_the_server_tells(self, fake: Fake, verifier: Any) -> None:
+    def test_everything_that_the_server_tells(self, fake: FakeServer, verifier: Any) -> None:
         """A verdict has the key's identity, from the server and from the cache."""
         key = fake.knows(
             1, environment_id="live", owner_id="o-1", name="ci", metadata={"tier": "gold"}, expire_time=NOW + 90
@@ -39,7 +39,7 @@ class TestVerification:
             with pytest.raises(TypeError):
                 told.metadata["tier"] = "lead"
 
-    def test_what_is_demanded_is_sent(self, fake: Fake, verifier: Any) -> None:
+    def test_what_is_demanded_is_sent(self, fake: FakeServer, verifier: Any) -> None:
         """A call carries the demand, and the verifier's own key."""
         key = fake.knows(1)
         verifier.verify(key, required_scopes=["orders:read"], client_ip="192.0.2.7", environment_id="live")
@@ -55,7 +55,7 @@ class TestVerification:
         assert (told.valid, told.code, told.key_id, told.scopes) == (False, Code.NOT_FOUND, "", ())
 
     @pytest.mark.parametrize("key", ["", "nonsense", "a" * 10**6, key_of(1)[:-1] + "x", key_of(1) + "\n", "\udc80"])
-    def test_no_key_at_all(self, fake: Fake, verifier: Any, key: str) -> None:
+    def test_no_key_at_all(self, fake: FakeServer, verifier: Any, key: str) -> None:
         """Text that is not a key is MALFORMED, without a call."""
         assert verifier.verify(key).code is Code.MALFORMED
         assert fake.calls == []
@@ -69,18 +69,18 @@ class TestVerification:
 class TestCache:
     """Records are cached, never verdicts."""
 
-    def test_a_remembered_key_needs_no_call(self, fake: Fake, verifier: Any) -> None:
+    def test_a_remembered_key_needs_no_call(self, fake: FakeServer, verifier: Any) -> None:
         """The second time a key is presented, no call is made."""
         key = fake.knows(1)
         assert [verifier.verify(key).cached for _ in range(3)] == [False, True, True]
         assert len(fake.calls) == verifier.verifier.remembered == 1
 
-    def test_no_cache(self, fake: Fake, opened: Opened) -> None:
+    def test_no_cache(self, fake: FakeServer, opened: Opened) -> None:
         """With a cache size of 0, nothing is cached."""
         verifier, key = opened(cache_size=0), fake.knows(1)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
 
-    def test_eviction(self, fake: Fake, opened: Opened) -> None:
+    def test_eviction(self, fake: FakeServer, opened: Opened) -> None:
         """If the cache is full, the least recently used key is evicted."""
         verifier = opened(cache_size=2)
         one, two, three = (fake.knows(number) for number in (1, 2, 3))
@@ -89,7 +89,7 @@ class TestCache:
         assert verifier.verifier.remembered == 2
         assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
 
-    def test_eviction_by_bytes(self, fake: Fake, opened: Opened) -> None:
+    def test_eviction_by_bytes(self, fake: FakeServer, opened: Opened) -> None:
         """A record counts as the answer's size plus 1,024 bytes. The least recently used key is evicted."""
         one, two, three = (fake.knows(number, name="n" * 1_000) for number in (1, 2, 3))
         size = fake.answers[one].ByteSize() + 8 + 1_024  # the revision may differ by a byte; some spare
@@ -99,17 +99,17 @@ class TestCache:
         assert verifier.verifier.remembered == 2
         assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
 
-    def test_bytes_are_given_back(self, fake: Fake, opened: Opened) -> None:
+    def test_bytes_are_given_back(self, fake: FakeServer, opened: Opened) -> None:
         """A record that is evicted or replaced frees its bytes."""
         verifier = opened(cache_bytes=4_000)
         one, two = (fake.knows(number, name="n" * 500) for number in (1, 2))
         for _ in range(5):
             assert verifier.verify(one).valid
-            fake.say(one)
-            fake.heard(verifier)
+            fake.send(one)
+            fake.handled(verifier)
         assert [verifier.verify(key).cached for key in (one, two, one, two)] == [False, False, True, True]
 
-    def test_a_record_that_is_larger_than_all_room(self, fake: Fake, opened: Opened) -> None:
+    def test_a_record_that_is_larger_than_all_room(self, fake: FakeServer, opened: Opened) -> None:
         """A record larger than the whole cache is not cached, and evicts nothing."""
         verifier = opened(cache_bytes=4_000)
         small, large = fake.knows(1), fake.knows(2, name="n" * 4_000)
@@ -117,12 +117,12 @@ class TestCache:
             assert verifier.verify(key).valid
         assert [verifier.verify(key).cached for key in (small, large)] == [True, False]
 
-    def test_what_an_entry_holds(self, fake: Fake, verifier: Any) -> None:
+    def test_what_an_entry_holds(self, fake: FakeServer, verifier: Any) -> None:
         """An entry holds only what verdicts and callers need, neither the key's text nor the whole answer."""
         key = fake.knows(1, consistency_token="c" * 100)
         assert verifier.verify(key).valid
         assert verifier.verify(key).cached
-        held, seen = list(verifier.verifier._memory._entries.values()), set()
+        held, seen = list(verifier.verifier._cache._entries.values()), set()
         while held:
             each = held.pop()
             if isinstance(each, type) or id(each) in seen:
@@ -133,20 +133,20 @@ class TestCache:
             assert each != "c" * 100
             held += gc.get_referents(each)
 
-    def test_another_secret(self, fake: Fake, verifier: Any) -> None:
+    def test_another_secret(self, fake: FakeServer, verifier: Any) -> None:
         """A cached key with another secret is denied without a call, with all fields empty."""
         verifier.verify(fake.knows(1))
         told = verifier.verify(key_of(1, fill="1"))
         assert (told.code, told.cached, told.key_id) == (Code.NOT_FOUND, True, "")
         assert len(fake.calls) == 1
 
-    def test_another_prefix(self, fake: Fake, verifier: Any) -> None:
+    def test_another_prefix(self, fake: FakeServer, verifier: Any) -> None:
         """The whole text counts, not only the secret."""
         verifier.verify(fake.knows(1))
         other = tumbler.keyformat.build("other", id_of(key_of(1)), "0" * 43)
         assert verifier.verify(other).code is Code.NOT_FOUND
 
-    def test_a_wrong_check_of_a_remembered_key(self, fake: Fake, verifier: Any) -> None:
+    def test_a_wrong_check_of_a_remembered_key(self, fake: FakeServer, verifier: Any) -> None:
         """A typing error in a cached key is MALFORMED, as in any other key."""
         key = fake.knows(1)
         verifier.verify(key)
@@ -167,31 +167,31 @@ class TestCache:
         ],
         ids=lambda value: getattr(value, "name", None),
     )
-    def test_what_is_remembered(self, fake: Fake, verifier: Any, code: Code, remembered: int) -> None:
+    def test_what_is_remembered(self, fake: FakeServer, verifier: Any, code: Code, remembered: int) -> None:
         """Only keys that are not revoked, superseded, inactive or expired are cached, whatever the demand was."""
         assert verifier.verify(fake.knows(1, code=int(code))).code is code
         assert verifier.verifier.remembered == remembered
 
-    def test_without_a_lifetime(self, fake: Fake, verifier: Any) -> None:
+    def test_without_a_lifetime(self, fake: FakeServer, verifier: Any) -> None:
         """An answer without cache_ttl is not cached."""
         verifier.verify(fake.knows(1, cache_ttl=0))
         assert verifier.verifier.remembered == 0
 
-    def test_the_lifetime_counts_from_before_the_call(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_the_lifetime_counts_from_before_the_call(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """The time that a call takes counts toward the lifetime of 60 seconds."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
         fake.await_held(key)
         passing.pass_by(10)
-        fake.say()
-        fake.heard(verifier)
+        fake.send()
+        fake.handled(verifier)
         release()
         assert begun.result(PATIENCE)
         for seconds, cached in ((10, True), (10, True), (10, True), (10, True), (9.9, True), (0.1, False)):
             passing.pass_by(seconds)
-            fake.say()
-            fake.heard(verifier)
+            fake.send()
+            fake.handled(verifier)
             assert verifier.verify(key).cached is cached
 
     @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ class TestCache:
             ({}, {"required_scopes": ["orders:read"]}, Code.VALID),
         ],
     )
-    def test_decided_anew(self, fake: Fake, verifier: Any, fields: Any, demand: Any, code: Code) -> None:
+    def test_decided_anew(self, fake: FakeServer, verifier: Any, fields: Any, demand: Any, code: Code) -> None:
         """Each demand on a cached key is decided in the client, by the rules of the server."""
         key = fake.knows(1, **fields)
         verifier.verify(key)
@@ -215,7 +215,9 @@ class TestCache:
         assert told.key_id == id_of(key)
 
     @pytest.mark.parametrize(("field", "code"), [("expire_time", Code.EXPIRED), ("grace_expire_time", Code.SUPERSEDED)])
-    def test_ends_while_remembered(self, fake: Fake, verifier: Any, passing: Clock, field: str, code: Code) -> None:
+    def test_ends_while_remembered(
+        self, fake: FakeServer, verifier: Any, passing: Clock, field: str, code: Code
+    ) -> None:
         """A cached key ends at its instant by the server's clock, however long it may be cached."""
         key = fake.knows(1, **{field: NOW + 10})
         verifier.verify(key)
@@ -229,39 +231,39 @@ class TestCache:
 class TestStream:
     """The cache answers while the stream confirms it."""
 
-    def test_before_its_first_word(self, fake: Fake, opened: Opened) -> None:
+    def test_before_its_first_word(self, fake: FakeServer, opened: Opened) -> None:
         """Before the stream's first heartbeat nothing is cached, nor is the answer to a call that began before it."""
         fake.greets = False
         verifier, key = opened(), fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
         fake.await_held(key)
-        fake.say()
-        fake.heard(verifier)
+        fake.send()
+        fake.handled(verifier)
         release()
         assert begun.result(PATIENCE)
         assert verifier.verifier.remembered == 0
 
-    def test_an_event(self, fake: Fake, verifier: Any) -> None:
+    def test_an_event(self, fake: FakeServer, verifier: Any) -> None:
         """An event evicts its key, and no other."""
         one, two = fake.knows(1), fake.knows(2)
         verifier.verify(one)
         verifier.verify(two)
         fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-        fake.say(one)
-        fake.heard(verifier)
+        fake.send(one)
+        fake.handled(verifier)
         assert verifier.verify(one).code is Code.REVOKED
         assert verifier.verify(two).cached
 
-    def test_a_reset(self, fake: Fake, verifier: Any) -> None:
+    def test_a_reset(self, fake: FakeServer, verifier: Any) -> None:
         """A reset evicts everything."""
         key = fake.knows(1)
         verifier.verify(key)
-        fake.say(reset=True)
-        fake.heard(verifier)
+        fake.send(reset=True)
+        fake.handled(verifier)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
 
-    def test_stale(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_stale(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """If the last heartbeat is max_staleness old, the server is called again, until the next heartbeat."""
         key = fake.knows(1)
         verifier.verify(key)
@@ -269,119 +271,121 @@ class TestStream:
         assert verifier.verify(key).cached
         passing.pass_by(0.001)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
-        fake.say(age=15)
-        fake.heard(verifier)
+        fake.send(age=15)
+        fake.handled(verifier)
         assert verifier.verify(key).cached
 
-    def test_a_word_that_was_long_on_its_way(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_a_word_that_was_long_on_its_way(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """Freshness counts from the instant that a heartbeat confirms, not from its arrival."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(10)
-        fake.say(age=4)
-        fake.heard(verifier)
+        fake.send(age=4)
+        fake.handled(verifier)
         passing.pass_by(8.999)
         assert verifier.verify(key).cached
         passing.pass_by(0.001)
         assert not verifier.verify(key).cached
 
     @pytest.mark.parametrize("ages", [[15], [3, 14, 15]], ids=["one", "a pile"])
-    def test_words_that_come_too_late(self, fake: Fake, verifier: Any, passing: Clock, ages: list[float]) -> None:
+    def test_words_that_come_too_late(self, fake: FakeServer, verifier: Any, passing: Clock, ages: list[float]) -> None:
         """Heartbeats that are max_staleness old do not renew freshness. The stream is reopened."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(30)
         fake.greets = False
         for age in ages:
-            fake.say(age=age)
+            fake.send(age=age)
         fake.until(lambda: len(fake.streams) == 2)
         assert not verifier.verify(key).cached
-        fake.say(age=0)
-        fake.heard(verifier)
+        fake.send(age=0)
+        fake.handled(verifier)
         assert verifier.verify(key).cached
 
-    def test_words_that_would_not_last(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_words_that_would_not_last(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """A stream is reopened when freshness would lapse between two of its heartbeats."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(12)
-        fake.say(age=2)
-        fake.heard(verifier)
-        fake.say(age=1.999)
+        fake.send(age=2)
+        fake.handled(verifier)
+        fake.send(age=1.999)
         fake.until(lambda: len(fake.streams) == 2)
         assert verifier.verify(key).cached
 
-    def test_words_without_a_date(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_words_without_a_date(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """With an older server, only heartbeats of a stream opened after freshness had lapsed renew it."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(15)
         fake.greets = False
-        fake.say()
+        fake.send()
         fake.until(lambda: len(fake.streams) == 2)
         assert not verifier.verify(key).cached
-        fake.say()
-        fake.heard(verifier)
+        fake.send()
+        fake.handled(verifier)
         assert verifier.verify(key).cached
 
     @pytest.mark.parametrize(("age", "trusted"), [(1.5, True), (1.500_001, False)])
-    def test_words_of_the_future(self, fake: Fake, verifier: Any, passing: Clock, age: float, trusted: bool) -> None:
+    def test_words_of_the_future(
+        self, fake: FakeServer, verifier: Any, passing: Clock, age: float, trusted: bool
+    ) -> None:
         """A heartbeat from the future shows that our clock stopped for a while. Freshness ends at once."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(1)
         fake.greets = False
-        fake.say(age=age)
+        fake.send(age=age)
         if trusted:
-            fake.heard(verifier)
+            fake.handled(verifier)
         else:
             fake.until(lambda: len(fake.streams) == 2)
         assert verifier.verify(key).cached is trusted
 
-    def test_news_is_no_heartbeat(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_news_is_no_heartbeat(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """A message with events does not say that there are no others, so it does not renew freshness."""
         key, other = fake.knows(1), fake.knows(2)
         verifier.verify(key)
         passing.pass_by(10)
-        fake.say(other)
-        fake.heard(verifier)
+        fake.send(other)
+        fake.handled(verifier)
         passing.pass_by(5)
         assert not verifier.verify(key).cached
 
-    def test_reconnects_from_its_cursor(self, fake: Fake, verifier: Any) -> None:
+    def test_reconnects_from_its_cursor(self, fake: FakeServer, verifier: Any) -> None:
         """A broken stream is reopened at its cursor, and the cache is kept."""
         key = fake.knows(1)
         verifier.verify(key)
-        fake.say()
-        fake.heard(verifier)
+        fake.send()
+        fake.handled(verifier)
         fake.cut()
         assert fake.streams[-1].request.start_cursor == fake.cursor
         assert verifier.verify(key).cached
-        fake.say(key)
-        fake.heard(verifier)
+        fake.send(key)
+        fake.handled(verifier)
         assert not verifier.verify(key).cached
 
-    def test_the_first_begins_at_now(self, fake: Fake, opened: Opened) -> None:
+    def test_the_first_begins_at_now(self, fake: FakeServer, opened: Opened) -> None:
         """The first stream has no cursor, and requests the configured heartbeat."""
         opened(heartbeat=2.5)
         (stream,) = fake.streams
         assert stream.request.start_cursor == ""
         assert stream.request.heartbeat_interval.ToMilliseconds() == 2500
 
-    def test_an_unknown_cursor(self, fake: Fake, verifier: Any) -> None:
+    def test_an_unknown_cursor(self, fake: FakeServer, verifier: Any) -> None:
         """A cursor that the server does not know is dropped, and everything is evicted."""
         key = fake.knows(1)
         verifier.verify(key)
         fake.unknown_cursor = fake.cursor
         fake.cut()
         fake.until(lambda: fake.streams[-1].request.start_cursor == "")
-        fake.say()
-        fake.heard(verifier)
+        fake.send()
+        fake.handled(verifier)
         assert not verifier.verify(key).cached
 
     @pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
     def test_its_own_key_refused(
-        self, fake: Fake, verifier: Any, status: grpc.StatusCode, caplog: pytest.LogCaptureFixture
+        self, fake: FakeServer, verifier: Any, status: grpc.StatusCode, caplog: pytest.LogCaptureFixture
     ) -> None:
         """If the verifier's own key is refused, everything is evicted at once, and the log says so."""
         key = fake.knows(1)
@@ -398,63 +402,65 @@ class TestStream:
             assert verifier.verifier.remembered == 0
             assert status.name in caplog.text
 
-    def test_silence(self, fake: Fake, opened: Opened) -> None:
+    def test_silence(self, fake: FakeServer, opened: Opened) -> None:
         """A stream that is silent for two and a half heartbeats is closed and reopened."""
         fake.greets = False
         opened(heartbeat=1, max_staleness=3)
         fake.until(lambda: len(fake.streams) == 2)
 
-    def test_away_and_back(self, fake: Fake, verifier: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_away_and_back(self, fake: FakeServer, verifier: Any, caplog: pytest.LogCaptureFixture) -> None:
         """A broken stream is logged once, and so is its return."""
         with caplog.at_level(logging.INFO, "tumbler"):
             fake.cut()
-            fake.say()
-            fake.heard(verifier)
+            fake.send()
+            fake.handled(verifier)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 class TestCalls:
     """What happens to answers, and how few calls there are."""
 
-    def test_overtaken_by_an_event(self, fake: Fake, verifier: Any) -> None:
+    def test_overtaken_by_an_event(self, fake: FakeServer, verifier: Any) -> None:
         """An answer older than an event of its key is not cached."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
         fake.await_held(key)
-        fake.say(key)
-        fake.heard(verifier)
+        fake.send(key)
+        fake.handled(verifier)
         release()
         begun.result(PATIENCE)
         assert verifier.verifier.remembered == 0
         assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
 
-    def test_overtaken_by_an_event_of_another_key(self, fake: Fake, verifier: Any) -> None:
+    def test_overtaken_by_an_event_of_another_key(self, fake: FakeServer, verifier: Any) -> None:
         """An event of another key does not prevent caching."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
         fake.await_held(key)
-        fake.say(key_of(2))
-        fake.heard(verifier)
+        fake.send(key_of(2))
+        fake.handled(verifier)
         release()
         begun.result(PATIENCE)
         assert verifier.verify(key).cached
 
-    def test_overtaken_by_a_reset(self, fake: Fake, verifier: Any) -> None:
+    def test_overtaken_by_a_reset(self, fake: FakeServer, verifier: Any) -> None:
         """An answer to a call that began before a reset is not cached."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
         fake.await_held(key)
-        fake.say(reset=True)
-        fake.heard(verifier)
+        fake.send(reset=True)
+        fake.handled(verifier)
         release()
         begun.result(PATIENCE)
         assert verifier.verifier.remembered == 0
 
     @pytest.mark.parametrize(("changes", "remembered"), [(1_025, 1), (1_026, 0)])
-    def test_overtaken_by_more_than_can_be_kept(self, fake: Fake, verifier: Any, changes: int, remembered: int) -> None:
+    def test_overtaken_by_more_than_can_be_kept(
+        self, fake: FakeServer, verifier: Any, changes: int, remembered: int
+    ) -> None:
         """An answer older than a revision that was dropped from the list of changed keys is not cached."""
         key = fake.knows(1)
         release = fake.hold(key)
@@ -462,8 +468,8 @@ class TestCalls:
         begun = verifier.begin(key)
         fake.await_held(key)
         fake.revision -= 1  # the oldest of the changes is as old as the answer
-        fake.say(*(key_of(number) for number in range(2, 2 + changes)))
-        fake.heard(verifier)
+        fake.send(*(key_of(number) for number in range(2, 2 + changes)))
+        fake.handled(verifier)
         release()
         begun.result(PATIENCE)
         assert verifier.verifier.remembered == remembered
@@ -472,7 +478,7 @@ class TestCalls:
         "code", [pb.VERIFY_CODE_REVOKED, pb.VERIFY_CODE_INACTIVE, pb.VERIFY_CODE_EXPIRED, pb.VERIFY_CODE_NOT_FOUND]
     )
     def test_a_refusal_ends_what_is_remembered(
-        self, fake: Fake, verifier: Any, passing: Clock, code: pb.VerifyCode
+        self, fake: FakeServer, verifier: Any, passing: Clock, code: pb.VerifyCode
     ) -> None:
         """Once the server has denied a key, the cache never accepts it, whatever the stream delivers."""
         key = fake.knows(1)
@@ -482,7 +488,7 @@ class TestCalls:
         assert not verifier.verify(key).cached
         assert verifier.verifier.remembered == 0
 
-    def test_a_refusal_of_another_secret_ends_nothing(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+    def test_a_refusal_of_another_secret_ends_nothing(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
         """A wrong secret for a cached id, which the server does not find, does not evict the key."""
         key = fake.knows(1)
         verifier.verify(key)
@@ -495,7 +501,7 @@ class TestCalls:
         [{"key_id": id_of(key_of(2))}, {"key_id": ""}, {"check_time": None}, {"valid": False}, {"code": 77}],
         ids=["of another key", "of no key", "of no time", "not valid", "of no code"],
     )
-    def test_an_answer_that_makes_no_sense(self, fake: Fake, verifier: Any, lie: dict[str, Any]) -> None:
+    def test_an_answer_that_makes_no_sense(self, fake: FakeServer, verifier: Any, lie: dict[str, Any]) -> None:
         """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
         key = fake.knows(1)
         for name, value in lie.items():
@@ -506,14 +512,14 @@ class TestCalls:
             verifier.verify(key)
         assert verifier.verifier.remembered == 0
 
-    def test_as_fresh_as_the_stream(self, fake: Fake, verifier: Any) -> None:
+    def test_as_fresh_as_the_stream(self, fake: FakeServer, verifier: Any) -> None:
         """A call requests an answer that includes everything that the stream has delivered."""
-        fake.say()
-        fake.heard(verifier)
+        fake.send()
+        fake.handled(verifier)
         verifier.verify(fake.knows(1))
         assert fake.calls[0].consistency.at_least_as_fresh == fake.cursor
 
-    def test_a_cursor_that_verify_does_not_know(self, fake: Fake, verifier: Any) -> None:
+    def test_a_cursor_that_verify_does_not_know(self, fake: FakeServer, verifier: Any) -> None:
         """If the server does not know the cursor, the call is repeated without one, and everything is evicted."""
         one, two = fake.knows(1), fake.knows(2)
         verifier.verify(one)
@@ -522,68 +528,68 @@ class TestCalls:
         assert verifier.verifier.remembered == 0
         assert [call.consistency.at_least_as_fresh for call in fake.calls[1:]] == [fake.cursor, ""]
 
-    def test_many_callers_share_a_call(self, fake: Fake, verifier: Any) -> None:
+    def test_many_callers_share_a_call(self, fake: FakeServer, verifier: Any) -> None:
         """Concurrent callers with the same key share one call, and each has its own demand decided."""
         key = fake.knows(1)
         release = fake.hold(key)
         first = verifier.begin(key)
         fake.await_held(key)
         others = [verifier.begin(key, required_scopes=[scope]) for scope in ("orders:read", "invoices:read") * 10]
-        fake.heard(verifier)
+        fake.handled(verifier)
         release()
         assert first.result(PATIENCE).code is Code.VALID
         codes = [other.result(PATIENCE).code for other in others]
         assert codes == [Code.VALID, Code.INSUFFICIENT_SCOPE] * 10
         assert len(fake.calls) == 1
 
-    def test_nobody_shares_a_call_that_is_older_than_what_was_told(self, fake: Fake, verifier: Any) -> None:
+    def test_nobody_shares_a_call_that_is_older_than_what_was_told(self, fake: FakeServer, verifier: Any) -> None:
         """A caller that arrives after an event does not join a call that was sent before it."""
         key = fake.knows(1)
         release = fake.hold(key)
         before = verifier.begin(key)
         fake.await_held(key)
         fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
-        fake.say(key)
-        fake.heard(verifier)
+        fake.send(key)
+        fake.handled(verifier)
         after = verifier.begin(key)
         fake.until(lambda: len(fake.calls) == 2)
         release()
         assert before.result(PATIENCE).code is Code.VALID
         assert after.result(PATIENCE).code is Code.REVOKED
 
-    def test_another_callers_fault(self, fake: Fake, verifier: Any) -> None:
+    def test_another_callers_fault(self, fake: FakeServer, verifier: Any) -> None:
         """A correct demand does not fail because of the wrong demand of another caller on the same call."""
         key = fake.knows(1)
         release = fake.hold(key)
         bad = verifier.begin(key, client_ip=NONSENSE)
         fake.await_held(key)
         good = verifier.begin(key)
-        fake.heard(verifier)
+        fake.handled(verifier)
         release()
         assert good.result(PATIENCE).valid
         with pytest.raises(tumbler.InvalidRequest):
             bad.result(PATIENCE)
 
-    def test_large_answers(self, fake: Fake, verifier: Any) -> None:
+    def test_large_answers(self, fake: FakeServer, verifier: Any) -> None:
         """An answer may have 16 MiB. By default gRPC refuses more than 4 MiB."""
         large, larger = (fake.knows(number, name="n" * (size << 20)) for number, size in ((1, 15), (2, 17)))
         assert verifier.verify(large).valid
         with pytest.raises(tumbler.Unavailable, match="RESOURCE_EXHAUSTED"):
             verifier.verify(larger)
 
-    def test_a_batch_whose_answer_is_too_large(self, fake: Fake, verifier: Any) -> None:
+    def test_a_batch_whose_answer_is_too_large(self, fake: FakeServer, verifier: Any) -> None:
         """A batch that fails costs no key its verdict: it is retried in halves."""
         keys = [fake.knows(number, name="n" * (2 << 20)) for number in range(1, 21)]
         releases = [fake.hold(key) for key in keys[:4]]
         first = [verifier.begin(key) for key in keys[:4]]
         fake.await_held(*keys[:4])
         later = [verifier.begin(key) for key in keys[4:]]
-        eventually(lambda: len(verifier.verifier._desk._queue) == 16)
+        eventually(lambda: len(verifier.verifier._batcher._queue) == 16)
         for release in releases:
             release()
         assert all(each.result(PATIENCE).valid for each in first + later)
 
-    def test_gathered(self, fake: Fake, verifier: Any) -> None:
+    def test_gathered(self, fake: FakeServer, verifier: Any) -> None:
         """At most four calls are in flight. A hundred keys that arrive meanwhile share calls, and none is lost."""
         keys = [fake.knows(number) for number in range(1, 105)]
         releases = [fake.hold(key) for key in keys[:4]]
@@ -611,7 +617,7 @@ class TestCalls:
         ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else value.__name__,
     )
     def test_errors(
-        self, fake: Fake, verifier: Any, status: grpc.StatusCode, error: type[tumbler.TumblerError]
+        self, fake: FakeServer, verifier: Any, status: grpc.StatusCode, error: type[tumbler.TumblerError]
     ) -> None:
         """Each failure of a call is one of three errors, and never a verdict."""
         key = fake.knows(1)
@@ -621,7 +627,7 @@ class TestCalls:
         assert key not in str(raised.value)
         assert verifier.verify(key).valid
 
-    def test_invalid_request(self, fake: Fake, verifier: Any) -> None:
+    def test_invalid_request(self, fake: FakeServer, verifier: Any) -> None:
         """A demand of the wrong form is the caller's error, and cached keys stay cached."""
         other = fake.knows(1)
         verifier.verify(other)
@@ -629,18 +635,18 @@ class TestCalls:
             verifier.verify(fake.knows(2), client_ip=NONSENSE)
         assert verifier.verify(other).cached
 
-    def test_text_that_cannot_be_sent(self, fake: Fake, verifier: Any) -> None:
+    def test_text_that_cannot_be_sent(self, fake: FakeServer, verifier: Any) -> None:
         """A demand that cannot be encoded is the caller's error too."""
         with pytest.raises(tumbler.InvalidRequest):
             verifier.verify(fake.knows(1), environment_id="\udc80")
 
-    def test_unavailable_is_tried_again(self, fake: Fake, verifier: Any) -> None:
+    def test_unavailable_is_tried_again(self, fake: FakeServer, verifier: Any) -> None:
         """If the server is unavailable, a call is attempted up to three times."""
         key = fake.knows(1)
         fake.failures = [grpc.StatusCode.UNAVAILABLE] * 2
         assert verifier.verify(key).valid
-        fake.say(key)
-        fake.heard(verifier)
+        fake.send(key)
+        fake.handled(verifier)
         fake.failures = [grpc.StatusCode.UNAVAILABLE] * 3
         with pytest.raises(tumbler.Unavailable):
             verifier.verify(key)
@@ -651,7 +657,7 @@ class TestCalls:
         with pytest.raises(tumbler.Unavailable):
             verifier.verify(key_of(1))
 
-    def test_too_slow(self, fake: Fake, opened: Opened) -> None:
+    def test_too_slow(self, fake: FakeServer, opened: Opened) -> None:
         """If the server does not answer in time, nothing is decided, also for the callers whose keys are queued."""
         verifier = opened(watch=False, timeout=0.2)
         keys = [fake.knows(number) for number in range(1, 7)]
@@ -675,7 +681,7 @@ class TestCalls:
         ],
         ids=str,
     )
-    def test_odd_answers(self, fake: Fake, verifier: Any, fields: Any) -> None:
+    def test_odd_answers(self, fake: FakeServer, verifier: Any, fields: Any) -> None:
         """An answer that contradicts itself, or that this version does not understand, decides nothing."""
         key = key_of(1)
         fake.answers[key] = pb.VerifyResponse(**fields)
@@ -686,7 +692,7 @@ class TestCalls:
 class TestWithoutStream:
     """With ``watch`` off."""
 
-    def test_nothing_is_remembered(self, fake: Fake, opened: Opened) -> None:
+    def test_nothing_is_remembered(self, fake: FakeServer, opened: Opened) -> None:
         """Without a stream nothing is cached, and no stream is opened."""
         verifier, key = opened(watch=False), fake.knows(1)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
@@ -694,7 +700,9 @@ class TestWithoutStream:
         assert not fake.calls[0].consistency.at_least_as_fresh
 
     @pytest.mark.parametrize(("fixed_ttl", "lasts"), [(5, 5), (3_600, 60)])
-    def test_a_fixed_time(self, fake: Fake, opened: Opened, passing: Clock, fixed_ttl: float, lasts: float) -> None:
+    def test_a_fixed_time(
+        self, fake: FakeServer, opened: Opened, passing: Clock, fixed_ttl: float, lasts: float
+    ) -> None:
         """A fixed time to live limits how long a key is cached, and so does the server's cache_ttl."""
         verifier, key = opened(watch=False, fixed_ttl=fixed_ttl), fake.knows(1)
         verifier.verify(key)
@@ -703,7 +711,7 @@ class TestWithoutStream:
         passing.pass_by(0.001)
         assert not verifier.verify(key).cached
 
-    def test_no_call_is_shared_that_was_sent(self, fake: Fake, opened: Opened) -> None:
+    def test_no_call_is_shared_that_was_sent(self, fake: FakeServer, opened: Opened) -> None:
         """Without a stream no caller joins a call that was sent: its answer may be older than the request."""
         verifier, key = opened(watch=False), fake.knows(1)
         release = fake.hold(key)
@@ -716,7 +724,7 @@ class TestWithoutStream:
 class TestLife:
     """From construction to close."""
 
-    def test_closed(self, fake: Fake, verifier: Any) -> None:
+    def test_closed(self, fake: FakeServer, verifier: Any) -> None:
         """A closed verifier decides nothing, not even from the cache. Closing it twice does nothing."""
         key = fake.knows(1)
         verifier.verify(key)
@@ -726,7 +734,7 @@ class TestLife:
             verifier.verify(key)
         assert verifier.verifier.remembered == 0
 
-    def test_closing_ends_waiting(self, fake: Fake, verifier: Any) -> None:
+    def test_closing_ends_waiting(self, fake: FakeServer, verifier: Any) -> None:
         """Callers that wait when a verifier is closed get an error at once."""
         keys = [fake.knows(number) for number in range(1, 7)]
         for key in keys[:4]:
@@ -738,7 +746,7 @@ class TestLife:
             with pytest.raises(tumbler.Unavailable, match="closed"):
                 each.result(PATIENCE)
 
-    def test_no_key_is_shown(self, fake: Fake, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    def test_no_key_is_shown(self, fake: FakeServer, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
         """Neither a presented key nor the verifier's own is in anything that is printed or logged."""
         own = key_of(9, fill="9")
         with caplog.at_level(logging.DEBUG):
@@ -776,7 +784,7 @@ class TestLife:
         ],
         ids=lambda value: value if isinstance(value, str) else "-".join(value),
     )
-    def test_options(self, fake: Fake, opened: Opened, options: Any, message: str) -> None:
+    def test_options(self, fake: FakeServer, opened: Opened, options: Any, message: str) -> None:
         """An option that breaks its rule is refused by name, and no key is shown."""
         with pytest.raises(ValueError, match=f"^{message}:") as raised:
             opened(**options)

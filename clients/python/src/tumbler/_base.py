@@ -8,21 +8,21 @@ from collections.abc import Iterable
 
 import grpc
 
-from tumbler._desk import Desk, Failure, Flight
-from tumbler._memory import Answer, Clock, Memory, steady_clock
+from tumbler._batcher import Batcher, Failure, Flight
+from tumbler._cache import Answer, Cache, Clock, steady_clock
 from tumbler._sessions import Sessions
 from tumbler._settings import Settings
-from tumbler._stream import Stream
+from tumbler._watcher import Watcher
 from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, Unavailable
 from tumbler.keyformat import MAX_LENGTH, is_well_formed
 from tumbler.projects import AnyProject, ProjectId, projects_of
 from tumbler.verification import Verification
 
-_RECONNECT_INTERVAL = 10.0
+_MIN_RECONNECT_INTERVAL = 10.0
 """Minimum seconds between two replacements of the channel, so that they do not burden a server that is only slow."""
 
-SPARE = 1.0
+LINGER = 1.0
 """Seconds that a replaced channel stays open after the deadline of its last call."""
 
 _MALFORMED = Verification(Code.MALFORMED)
@@ -94,13 +94,13 @@ class BaseVerifier:
             project_id,
         )
         self._clock = clock
-        self._memory = Memory(self._settings, clock)
-        self._desk = Desk(self._settings, self._memory, clock)
-        self._stream = Stream(self._settings, self._memory, clock)
-        self._sessions = Sessions(self._settings, self._memory, clock)
-        self._memory.heard = self._sessions.heard
+        self._cache = Cache(self._settings, clock)
+        self._batcher = Batcher(self._settings, self._cache, clock)
+        self._watcher = Watcher(self._settings, self._cache, clock)
+        self._sessions = Sessions(self._settings, self._cache, clock)
+        self._cache.on_change = self._sessions.changed
         self._closed = False
-        self._replaced = -_RECONNECT_INTERVAL
+        self._reconnected_at = -_MIN_RECONNECT_INTERVAL
         self._open()
         _living.add(self)
 
@@ -114,18 +114,18 @@ class BaseVerifier:
     @property
     def remembered(self) -> int:
         """How many keys are cached at the moment."""
-        return len(self._memory)
+        return len(self._cache)
 
-    def _known(self, key: str, demand: Demand) -> Verification | None:
+    def _verify_locally(self, key: str, demand: Demand) -> Verification | None:
         """Return the verdict if it needs no call, else None."""
         if len(key) > MAX_LENGTH or not key.isascii():
             return _MALFORMED
-        found = self._memory.recall(key, demand)
+        found = self._cache.lookup(key, demand)
         if found is None and not is_well_formed(key):
             return _MALFORMED
         return found
 
-    def _landed(self, flight: Flight, demand: Demand, outcome: Answer | Failure) -> Verification | None:
+    def _verdict_of(self, flight: Flight, demand: Demand, outcome: Answer | Failure) -> Verification | None:
         """Return the verdict that a flight brought.
 
         None: the flight failed because of another caller's demand, so this caller must ask again.
@@ -135,20 +135,20 @@ class BaseVerifier:
 
         """
         if isinstance(outcome, Answer):
-            return outcome.verdict(demand, self._clock(), sent=demand == flight.demand)
+            return outcome.verdict(demand, self._clock(), was_sent=demand == flight.demand)
         if outcome.kind is InvalidRequest and demand != flight.demand:
             return None
         raise outcome.kind(outcome.text)
 
-    def _suspects(self) -> bool:
+    def _may_reconnect(self) -> bool:
         """Return whether to replace the channel, now that the server has been silent for too long.
 
         If the other end has stopped while its kernel still acknowledges packets, the connection looks healthy.
         """
         now = time.monotonic()
-        if self._closed or now - self._replaced < _RECONNECT_INTERVAL:
+        if self._closed or now - self._reconnected_at < _MIN_RECONNECT_INTERVAL:
             return False
-        self._replaced = now
+        self._reconnected_at = now
         return True
 
     def _late(self) -> Unavailable:
@@ -158,16 +158,16 @@ class BaseVerifier:
         """Empty the cache and fail all waiting callers. Return whether this is the first time, so more must close."""
         first, self._closed = not self._closed, True
         if first:
-            self._memory.distrust()
-            self._desk.close(_CLOSED)
+            self._cache.invalidate()
+            self._batcher.close(_CLOSED)
             self._sessions.close(Unavailable(_CLOSED))
         return first
 
     def _abandon(self) -> None:
         # gRPC's channel does not work in a forked process. It cannot even be closed.
         self._closed = True
-        self._memory.abandon()
-        self._desk.abandon(_FORKED)
+        self._cache.abandon()
+        self._batcher.abandon(_FORKED)
         self._sessions.abandon(Unavailable(_FORKED))
 
 

@@ -47,7 +47,7 @@ _CHANNEL = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # A channel that replaces a suspected one must not share its connections.
+    # A channel that replaces a silent one must not share its connections.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -108,7 +108,7 @@ class Settings:
                 raise ValueError("fixed_ttl: must be more than 0, and finite")
 
     @property
-    def project(self) -> str:
+    def only_project(self) -> str:
         """The project that requests name, or "" if they name none."""
         return self.projects[0] if len(self.projects) == 1 else ""
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 
-from tumbler._base import SPARE, BaseVerifier, demand_of
-from tumbler._desk import Sending
+from tumbler._base import LINGER, BaseVerifier, demand_of
+from tumbler._batcher import Batch
 from tumbler._gevent import demand_none
-from tumbler._sessions import Held
-from tumbler._stream import LATE
+from tumbler._sessions import AdmittedKey
+from tumbler._watcher import LATE
 from tumbler.decide import Demand
 from tumbler.projects import ProjectId
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
@@ -55,8 +55,8 @@ class Verifier(BaseVerifier):
 
         """
         demand = demand_of(required_scopes, client_ip, environment_id, project_id)
-        known = self._known(key, demand)
-        return known if known is not None else await self._ask(key, demand)
+        known = self._verify_locally(key, demand)
+        return known if known is not None else await self._verify_remotely(key, demand)
 
     async def close(self) -> None:
         """Close the stream and fail all waiting callers. Closing again does nothing."""
@@ -87,7 +87,7 @@ class Verifier(BaseVerifier):
         self._loop = loop
         self._make_channel()
         if self._settings.watch:
-            self._start(self._follow())
+            self._start(self._run_watcher())
 
     def _make_channel(self) -> None:
         settings = self._settings
@@ -97,68 +97,68 @@ class Verifier(BaseVerifier):
             self._channel = grpc.aio.secure_channel(settings.target, settings.credentials, settings.channel_options)
         self._stub = ApiKeyServiceStub(self._channel)
 
-    def _suspect(self) -> None:
+    def _reconnect(self) -> None:
         """Make new connections for later calls, if it is time. The stream moves to them a little later."""
         old = self._channel
-        if old is not None and self._suspects():
+        if old is not None and self._may_reconnect():
             self._make_channel()
-            self._start(old.close(self._settings.timeout + SPARE))
+            self._start(old.close(self._settings.timeout + LINGER))
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, key: str, demand: Demand) -> Verification:
+    async def _verify_remotely(self, key: str, demand: Demand) -> Verification:
         self._connect()
         until = time.monotonic() + self._settings.timeout
         while True:
-            flight, sending = self._desk.join(key, demand, asyncio.get_running_loop().create_future)
-            if sending is not None:
+            flight, batch = self._batcher.join(key, demand, asyncio.get_running_loop().create_future)
+            if batch is not None:
                 # A task of its own: this caller may be cancelled while others wait for the same key.
-                self._start(self._send(sending))
+                self._start(self._send(batch))
             await asyncio.wait({flight.future}, timeout=max(0.0, until - time.monotonic()))
             if not flight.future.done():
                 raise self._late()
-            verdict = self._landed(flight, demand, flight.future.result())
+            verdict = self._verdict_of(flight, demand, flight.future.result())
             if verdict is not None:
                 return verdict
 
-    async def _send(self, first: Sending) -> None:
-        sending: Sending | None = first
+    async def _send(self, first: Batch) -> None:
+        batch: Batch | None = first
         options = {"timeout": self._settings.timeout, "metadata": self._settings.metadata}
-        while sending is not None:
-            method = self._stub.BatchVerify if sending.is_batch else self._stub.Verify
+        while batch is not None:
+            method = self._stub.Verify if batch.is_single else self._stub.BatchVerify
             try:
-                response = await method(sending.request, **options)
+                response = await method(batch.request, **options)
             except grpc.RpcError as error:
                 status, detail = _status(error)
                 if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    self._suspect()
-                sending = self._desk.failed(sending, status, detail)
+                    self._reconnect()
+                batch = self._batcher.failed(batch, status, detail)
             except asyncio.CancelledError:
-                self._desk.failed(sending, grpc.StatusCode.CANCELLED, "the event loop ends")
+                self._batcher.failed(batch, grpc.StatusCode.CANCELLED, "the event loop ends")
                 raise
             except Exception as error:  # the channel was closed
-                sending = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
+                batch = self._batcher.failed(batch, grpc.StatusCode.CANCELLED, type(error).__name__)
             else:
-                sending = self._desk.answered(sending, response)
+                batch = self._batcher.answered(batch, response)
 
     def _wake(self) -> None:
         if self._closed:
             return
         if self._woken is None:
             self._woken = asyncio.Event()
-            self._start(self._attend(self._woken))
+            self._start(self._run_rechecks(self._woken))
         self._woken.set()
 
-    async def _attend(self, woken: asyncio.Event) -> None:
+    async def _run_rechecks(self, woken: asyncio.Event) -> None:
         """Verify the keys of open streams again as they become due."""
         loop = asyncio.get_running_loop()
         while True:
             woken.clear()
-            for held in self._sessions.due():
-                self._start(self._renew(held, held.turn))
+            for admitted in self._sessions.due():
+                self._start(self._recheck(admitted, admitted.turn))
             pause = self._sessions.pause()
             timer = None if pause is None else loop.call_later(pause, woken.set)
             try:
@@ -167,39 +167,39 @@ class Verifier(BaseVerifier):
                 if timer is not None:
                     timer.cancel()
 
-    async def _renew(self, held: Held, turn: int) -> None:
+    async def _recheck(self, admitted: AdmittedKey, turn: int) -> None:
         outcome: Verification | Exception
         try:
-            known = self._known(held.key, held.demand)
-            outcome = known if known is not None else await self._ask(held.key, held.demand)
+            known = self._verify_locally(admitted.key, admitted.demand)
+            outcome = known if known is not None else await self._verify_remotely(admitted.key, admitted.demand)
         except Exception as error:
             outcome = error
-        self._sessions.settle(held, turn, outcome)
+        self._sessions.settle(admitted, turn, outcome)
 
-    async def _follow(self) -> None:
+    async def _run_watcher(self) -> None:
         while True:
-            status, detail = await self._listen()
-            await asyncio.sleep(self._stream.ended(status, detail))
+            status, detail = await self._follow_stream()
+            await asyncio.sleep(self._watcher.stream_ended(status, detail))
 
-    async def _listen(self) -> tuple[grpc.StatusCode, str]:
+    async def _follow_stream(self) -> tuple[grpc.StatusCode, str]:
         """Follow the stream until it ends or is silent for too long, and return how it ended."""
-        call = self._stub.Watch(self._stream.request(), metadata=self._settings.metadata)
+        call = self._stub.Watch(self._watcher.request(), metadata=self._settings.metadata)
         try:
             while True:
                 reading = asyncio.ensure_future(call.read())
                 reading.add_done_callback(_seen)
                 # Not `asyncio.wait_for`: before Python 3.12 it loses a cancellation if a message arrives, or the stream
                 # breaks, at the same moment. Then the task would run forever.
-                done, _ = await asyncio.wait({reading}, timeout=self._stream.silence)
+                done, _ = await asyncio.wait({reading}, timeout=self._watcher.max_silence)
                 if not done:
-                    self._suspect()
-                    return grpc.StatusCode.CANCELLED, f"no heartbeat arrived for {self._stream.silence:g} s"
+                    self._reconnect()
+                    return grpc.StatusCode.CANCELLED, f"no heartbeat arrived for {self._watcher.max_silence:g} s"
                 if reading.cancelled():
                     return grpc.StatusCode.CANCELLED, "its channel was replaced"
                 response = reading.result()
                 if response is grpc.aio.EOF:
                     return grpc.StatusCode.OK, "the server ended it"
-                if not self._stream.told(response):
+                if not self._watcher.handle(response):
                     return grpc.StatusCode.CANCELLED, LATE
         except grpc.RpcError as error:
             return _status(error)

@@ -19,7 +19,7 @@ ANY_PROJECT: Final = AnyProject.ANY_PROJECT
 ProjectId = str | Iterable[str]
 """A project, or several: a key must belong to one of them."""
 
-UNSAID = (
+PROJECT_REQUIRED = (
     "the verifier's own key can verify the keys of all projects: set project_id, or ANY_PROJECT, "
     "or use a key of one project"
 )

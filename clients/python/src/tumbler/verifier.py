@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 
-from tumbler._base import SPARE, BaseVerifier, demand_of
-from tumbler._desk import Flight, Sending
+from tumbler._base import LINGER, BaseVerifier, demand_of
+from tumbler._batcher import Batch, Flight
 from tumbler._gevent import demand_grpc_knows
-from tumbler._sessions import Held
-from tumbler._stream import LATE
+from tumbler._sessions import AdmittedKey
+from tumbler._watcher import LATE
 from tumbler.decide import Demand
 from tumbler.projects import ProjectId
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
@@ -38,15 +38,15 @@ class Verifier(BaseVerifier):
         self._connecting = threading.Lock()
         self._connect()
         self._closing = threading.Event()
-        self._listening: Any = None
-        self._heard = 0.0
+        self._stream_call: Any = None
+        self._last_message_at = 0.0
         self._woken = threading.Event()
-        self._attending: threading.Thread | None = None
+        self._recheck_thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._renewing: deque[tuple[float, Held, int, Flight]] = deque()
+        self._rechecking: deque[tuple[float, AdmittedKey, int, Flight]] = deque()
         self._sessions.wake = self._wake
         if settings.watch:
-            for work in (self._follow, self._tend):
+            for work in (self._run_watcher, self._watchdog):
                 threading.Thread(target=work, name=f"tumbler{work.__name__}", daemon=True).start()
 
     def _connect(self) -> None:
@@ -86,8 +86,8 @@ class Verifier(BaseVerifier):
 
         """
         demand = demand_of(required_scopes, client_ip, environment_id, project_id)
-        known = self._known(key, demand)
-        return known if known is not None else self._ask(key, demand)
+        known = self._verify_locally(key, demand)
+        return known if known is not None else self._verify_remotely(key, demand)
 
     def close(self) -> None:
         """Close the stream and fail all waiting callers. Closing again does nothing."""
@@ -96,8 +96,8 @@ class Verifier(BaseVerifier):
             self._woken.set()
             with self._connecting:
                 self._channel.close()
-            if self._listening is not None:
-                self._listening.cancel()  # it may be on a replaced channel
+            if self._stream_call is not None:
+                self._stream_call.cancel()  # it may be on a replaced channel
 
     def __enter__(self) -> "Verifier":
         return self
@@ -107,87 +107,87 @@ class Verifier(BaseVerifier):
     ) -> None:
         self.close()
 
-    def _ask(self, key: str, demand: Demand) -> Verification:
+    def _verify_remotely(self, key: str, demand: Demand) -> Verification:
         until = time.monotonic() + self._settings.timeout
         while True:
-            flight, sending = self._desk.join(key, demand, futures.Future)
-            if sending is not None and sending.flights == [flight]:
-                self._send_here(sending)
-            elif sending is not None:
-                self._send(sending)
+            flight, batch = self._batcher.join(key, demand, futures.Future)
+            if batch is not None and batch.flights == [flight]:
+                self._send_here(batch)
+            elif batch is not None:
+                self._send(batch)
             try:
                 outcome = flight.future.result(max(0.0, until - time.monotonic()))
             except futures.TimeoutError:
                 raise self._late() from None
-            verdict = self._landed(flight, demand, outcome)
+            verdict = self._verdict_of(flight, demand, outcome)
             if verdict is not None:
                 return verdict
 
-    def _send_here(self, sending: Sending) -> None:
+    def _send_here(self, batch: Batch) -> None:
         """Call in the caller's own thread. That costs it a third less than being woken by another thread."""
         try:
-            response = self._stub.Verify(sending.request, self._settings.timeout, self._settings.metadata)
+            response = self._stub.Verify(batch.request, self._settings.timeout, self._settings.metadata)
         except grpc.RpcError as error:
-            following = self._failed(sending, error)
+            following = self._failed(batch, error)
         except BaseException as error:
             # It may be an interrupt, but other callers may wait for the same key.
-            following = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
+            following = self._batcher.failed(batch, grpc.StatusCode.CANCELLED, type(error).__name__)
             if not isinstance(error, Exception):
                 self._send(following)
                 raise
         else:
-            following = self._desk.answered(sending, response)
+            following = self._batcher.answered(batch, response)
         self._send(following)
 
-    def _send(self, sending: Sending | None) -> None:
+    def _send(self, batch: Batch | None) -> None:
         """Start a call and return at once. gRPC's thread handles the response."""
-        while sending is not None:
-            method = self._stub.BatchVerify if sending.is_batch else self._stub.Verify
+        while batch is not None:
+            method = self._stub.Verify if batch.is_single else self._stub.BatchVerify
             try:
-                call = method.future(sending.request, self._settings.timeout, self._settings.metadata)
+                call = method.future(batch.request, self._settings.timeout, self._settings.metadata)
             except Exception as error:  # the channel was closed
-                sending = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
+                batch = self._batcher.failed(batch, grpc.StatusCode.CANCELLED, type(error).__name__)
             else:
-                call.add_done_callback(partial(self._back, sending))
+                call.add_done_callback(partial(self._back, batch))
                 return
 
-    def _back(self, sending: Sending, call: Any) -> None:
+    def _back(self, batch: Batch, call: Any) -> None:
         if call.code() is grpc.StatusCode.OK:
-            self._send(self._desk.answered(sending, call.result()))
+            self._send(self._batcher.answered(batch, call.result()))
         else:
-            self._send(self._failed(sending, call))
+            self._send(self._failed(batch, call))
 
-    def _failed(self, sending: Sending, error: Any) -> Sending | None:
+    def _failed(self, batch: Batch, error: Any) -> Batch | None:
         status, detail = _status(error)
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self._suspect()
-        return self._desk.failed(sending, status, detail)
+            self._reconnect()
+        return self._batcher.failed(batch, status, detail)
 
-    def _suspect(self) -> None:
+    def _reconnect(self) -> None:
         """Make new connections for later calls, if it is time. The stream moves to them a little later."""
         with self._connecting:
-            if self._suspects():
-                ending = threading.Timer(self._settings.timeout + SPARE, self._channel.close)
+            if self._may_reconnect():
+                ending = threading.Timer(self._settings.timeout + LINGER, self._channel.close)
                 ending.daemon = True
                 ending.start()
                 self._connect()
 
-    def _follow(self) -> None:
+    def _run_watcher(self) -> None:
         while not self._closing.is_set():
-            status, detail = self._listen()
+            status, detail = self._follow_stream()
             if self._closing.is_set():
                 return
-            self._closing.wait(self._stream.ended(status, detail))
+            self._closing.wait(self._watcher.stream_ended(status, detail))
 
-    def _listen(self) -> tuple[grpc.StatusCode, str]:
+    def _follow_stream(self) -> tuple[grpc.StatusCode, str]:
         """Follow the stream until it ends, and return how it ended."""
-        self._heard = time.monotonic()
+        self._last_message_at = time.monotonic()
         try:
-            self._listening = self._stub.Watch(self._stream.request(), metadata=self._settings.metadata)
-            for response in self._listening:
-                self._heard = time.monotonic()
-                if not self._stream.told(response):
-                    self._listening.cancel()
+            self._stream_call = self._stub.Watch(self._watcher.request(), metadata=self._settings.metadata)
+            for response in self._stream_call:
+                self._last_message_at = time.monotonic()
+                if not self._watcher.handle(response):
+                    self._stream_call.cancel()
                     return grpc.StatusCode.CANCELLED, LATE
         except grpc.RpcError as error:
             return _status(error)
@@ -195,61 +195,65 @@ class Verifier(BaseVerifier):
             return grpc.StatusCode.CANCELLED, "the channel is closed"
         return grpc.StatusCode.OK, "the server ended it"
 
-    def _tend(self) -> None:
+    def _watchdog(self) -> None:
         """Cancel the stream when it has been silent for too long."""
-        left = self._stream.silence
+        left = self._watcher.max_silence
         while not self._closing.wait(left):
-            left = self._heard + self._stream.silence - time.monotonic()
+            left = self._last_message_at + self._watcher.max_silence - time.monotonic()
             if left <= 0:
-                self._suspect()
-                if self._listening is not None:
-                    self._listening.cancel()
-                left = self._stream.silence
+                self._reconnect()
+                if self._stream_call is not None:
+                    self._stream_call.cancel()
+                left = self._watcher.max_silence
 
     def _wake(self) -> None:
         self._woken.set()
-        if self._attending is None:
+        if self._recheck_thread is None:
             with self._starting:
-                if self._attending is None:
-                    self._attending = threading.Thread(target=self._attend, name="tumbler_attend", daemon=True)
-                    self._attending.start()
+                if self._recheck_thread is None:
+                    self._recheck_thread = threading.Thread(
+                        target=self._run_rechecks, name="tumbler_recheck", daemon=True
+                    )
+                    self._recheck_thread.start()
 
-    def _attend(self) -> None:
+    def _run_rechecks(self) -> None:
         """Verify the keys of open streams again as they become due."""
         while not self._closing.is_set():
             self._woken.wait(self._sessions.pause())
             self._woken.clear()
-            for held in self._sessions.due():
-                self._renew(held)
-            self._collect()
+            for admitted in self._sessions.due():
+                self._recheck(admitted)
+            self._collect_rechecks()
 
-    def _renew(self, held: Held) -> None:
-        """Verify a key again. `_collect` handles the answer later, so one slow answer does not delay the other keys."""
+    def _recheck(self, admitted: AdmittedKey) -> None:
+        """Verify a key again. `_collect_rechecks` handles the answer later, so no slow answer delays the others."""
         try:
-            known = self._known(held.key, held.demand)
+            known = self._verify_locally(admitted.key, admitted.demand)
             if known is not None:
-                self._sessions.settle(held, held.turn, known)
+                self._sessions.settle(admitted, admitted.turn, known)
                 return
-            flight, sending = self._desk.join(held.key, held.demand, futures.Future)
-            self._send(sending)
+            flight, batch = self._batcher.join(admitted.key, admitted.demand, futures.Future)
+            self._send(batch)
         except Exception as error:
-            self._sessions.settle(held, held.turn, error)
+            self._sessions.settle(admitted, admitted.turn, error)
             return
-        self._renewing.append((time.monotonic() + self._settings.timeout, held, held.turn, flight))
+        self._rechecking.append((time.monotonic() + self._settings.timeout, admitted, admitted.turn, flight))
         flight.future.add_done_callback(lambda _: self._woken.set())
 
-    def _collect(self) -> None:
-        for _ in range(len(self._renewing)):
-            until, held, turn, flight = self._renewing.popleft()
+    def _collect_rechecks(self) -> None:
+        for _ in range(len(self._rechecking)):
+            until, admitted, turn, flight = self._rechecking.popleft()
             if flight.future.done():
                 try:
-                    self._sessions.settle(held, turn, self._landed(flight, held.demand, flight.future.result()))
+                    self._sessions.settle(
+                        admitted, turn, self._verdict_of(flight, admitted.demand, flight.future.result())
+                    )
                 except Exception as error:
-                    self._sessions.settle(held, turn, error)
+                    self._sessions.settle(admitted, turn, error)
             elif time.monotonic() >= until:
-                self._sessions.settle(held, turn, self._late())
+                self._sessions.settle(admitted, turn, self._late())
             else:
-                self._renewing.append((until, held, turn, flight))
+                self._rechecking.append((until, admitted, turn, flight))
 
 
 def _status(error: Any) -> tuple[grpc.StatusCode, str]:

@@ -10,7 +10,7 @@ import {
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { type Header, type NodeHeaders, nodeHeaders } from "./credential.js";
-import { BROKEN, type GuardOptions, judge, tell } from "./guard.js";
+import { check, type GuardOptions, MISTAKEN, tell } from "./guard.js";
 
 /** The verification of the key that let a call pass: `context.values.get(verified)`. Undefined without a guard. */
 export const verified = createContextKey<Verification | undefined>(undefined, { description: "tumbler" });
@@ -51,14 +51,14 @@ export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions =
     if (how === undefined) {
       // Connect's own headers have only one value of a repeated header, or join them.
       tell(options, "error", "requireApiKey needs contextValues: withPeer; without it every request is denied");
-      throw new ConnectError(BROKEN.text, BROKEN.grpc);
+      throw new ConnectError(MISTAKEN.text, MISTAKEN.grpc);
     }
-    const judgement = await judge(verifier, options, request, () => how.headers, how.address);
-    if (judgement.refusal !== undefined) throw new ConnectError(judgement.refusal.text, judgement.refusal.grpc);
-    request.contextValues.set(verified, judgement.verification);
+    const result = await check(verifier, options, request, () => how.headers, how.address);
+    if (result.refusal !== undefined) throw new ConnectError(result.refusal.text, result.refusal.grpc);
+    request.contextValues.set(verified, result.verification);
     if (!request.stream) return next(request);
     const ending = new Ending();
-    const release = judgement.hold(({ text, grpc }) => ending.end(new ConnectError(text, grpc)));
+    const release = result.hold(({ text, grpc }) => ending.end(new ConnectError(text, grpc)));
     try {
       const response = await ending.orSooner(next({ ...request, message: ending.each(request.message) }));
       if (!response.stream) return response;

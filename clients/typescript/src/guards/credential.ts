@@ -4,7 +4,7 @@ import type { IncomingHttpHeaders } from "node:http";
 export type Header = readonly [name: string, value: string];
 
 /** Why a request has no credential. `ambiguous`: a proxy in between may have checked a different one than we would. */
-export type NoCredential = "missing" | "ambiguous";
+export type Refused = "missing" | "ambiguous";
 
 /**
  * Returns the key of a request, from `authorization: Bearer <key>` or `x-api-key: <key>`. Each of these headers counts,
@@ -12,7 +12,7 @@ export type NoCredential = "missing" | "ambiguous";
  */
 export function credentialOf(
   headers: Iterable<Header>,
-): { readonly credential: string } | { readonly credential?: undefined; readonly refused: NoCredential } {
+): { readonly credential: string } | { readonly credential?: undefined; readonly refused: Refused } {
   const found: string[] = [];
   for (const [name, value] of headers) {
     switch (name.toLowerCase()) {

@@ -2,8 +2,8 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { nodeHeaders } from "./credential.js";
-import { BROKEN, described, type GuardOptions, judge, type Refusal, tell } from "./guard.js";
-import { holdAnswer } from "./http.js";
+import { check, described, type GuardOptions, MISTAKEN, type Refusal, tell } from "./guard.js";
+import { holdResponse } from "./http.js";
 
 declare global {
   namespace Express {
@@ -29,20 +29,20 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
   return async (request, response, next) => {
     try {
       const peer = request.socket?.remoteAddress;
-      const judgement = await judge(verifier, options, request, () => nodeHeaders(request), peer);
+      const result = await check(verifier, options, request, () => nodeHeaders(request), peer);
       if (response.writableEnded || response.destroyed) return;
-      if (judgement.refusal === undefined) {
-        request.tumbler = judgement.verification;
-        holdAnswer(request, response, judgement.hold);
+      if (result.refusal === undefined) {
+        request.tumbler = result.verification;
+        holdResponse(request, response, result.hold);
         next();
       } else {
-        refuse(response, judgement.refusal);
+        refuse(response, result.refusal);
       }
     } catch (error) {
       // Express catches what its handlers throw. Other servers leave it to the caller of next(), which is this guard.
       tell(options, "error", `the handler behind the guard failed: ${described(error)}`);
       try {
-        refuse(response, BROKEN);
+        refuse(response, MISTAKEN);
       } catch {
         response.destroy();
       }

@@ -2,8 +2,8 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { nodeHeaders } from "./credential.js";
-import { type GuardOptions, judge } from "./guard.js";
-import { holdAnswer } from "./http.js";
+import { check, type GuardOptions } from "./guard.js";
+import { holdResponse } from "./http.js";
 
 declare module "fastify" {
   interface FastifyRequest {
@@ -23,14 +23,14 @@ export function requireApiKey(
 ): (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply | undefined> {
   return async (request, reply) => {
     const peer = request.socket.remoteAddress;
-    const judgement = await judge(verifier, options, request, () => nodeHeaders(request.raw), peer);
-    if (judgement.refusal === undefined) {
-      request.tumbler = judgement.verification;
-      holdAnswer(request.raw, reply.raw, judgement.hold);
+    const result = await check(verifier, options, request, () => nodeHeaders(request.raw), peer);
+    if (result.refusal === undefined) {
+      request.tumbler = result.verification;
+      holdResponse(request.raw, reply.raw, result.hold);
       return undefined;
     }
     if (reply.sent || reply.raw.headersSent) return reply; // something else has already answered
-    const { http, httpHeaders, text } = judgement.refusal;
+    const { http, httpHeaders, text } = result.refusal;
     return reply.code(http).headers(httpHeaders).send({ error: text });
   };
 }

@@ -8,7 +8,7 @@ import {
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import type { Header } from "./credential.js";
-import { BROKEN, described, type GuardOptions, judge, type Refusal, tell } from "./guard.js";
+import { check, described, type GuardOptions, MISTAKEN, type Refusal, tell } from "./guard.js";
 
 /** A call, as passed to a guard's functions. */
 export interface GuardedCall {
@@ -50,14 +50,14 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
         const guarded: GuardedCall = { path: method.path, metadata };
         if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
         const peer = hostOf(call.getPeer());
-        const judgement = await judge(verifier, options, guarded, () => headersOf(metadata), peer);
-        if (judgement.refusal !== undefined) return refuse(judgement.refusal);
-        passed.set(metadata, judgement.verification);
-        if (streams) release = judgement.hold(end);
+        const result = await check(verifier, options, guarded, () => headersOf(metadata), peer);
+        if (result.refusal !== undefined) return refuse(result.refusal);
+        passed.set(metadata, result.verification);
+        if (streams) release = result.hold(end);
         if (!ended) next(metadata);
       } catch (error) {
         tell(options, "error", `the handler behind the guard failed: ${described(error)}`);
-        refuse(BROKEN);
+        refuse(MISTAKEN);
       }
     };
     const listener = new ServerListenerBuilder()

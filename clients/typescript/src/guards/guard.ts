@@ -46,42 +46,42 @@ export interface Refusal {
 }
 
 const CANNOT_VERIFY = "API keys cannot be verified at the moment";
-const NOT_ACCEPTED: Refusal = {
+const KEY_REQUIRED: Refusal = {
   http: 401,
   httpHeaders: { "www-authenticate": "Bearer" },
   grpc: 16,
   text: "a valid API key is required",
 };
-const NOT_ENOUGH: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this API key does not allow that" };
-const UNAVAILABLE: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
-export const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
+const NOT_ALLOWED: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this API key does not allow that" };
+const UNDECIDED: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
+export const MISTAKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
 
 /** Calls `end` when the key that let a stream in is no longer valid. Returns the function to call when it has ended. */
 export type Hold = (end: (refusal: Refusal) => void) => () => void;
 
-export type Judgement =
+export type CheckResult =
   | { readonly verification: Verification; readonly refusal?: undefined; readonly hold: Hold }
   | { readonly refusal: Refusal };
 
 /** Returns the verification or the refusal. It never rejects: any failure is a refusal, even one of the logger. */
-export async function judge<Request>(
+export async function check<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
   request: Request,
   headers: () => Iterable<Header>,
   peer: string | undefined,
-): Promise<Judgement> {
+): Promise<CheckResult> {
   const { requiredScopes, environmentId, projectId, clientIp } = options;
   try {
     const found = credentialOf(headers());
     if (found.credential === undefined) {
       if (found.refused === "ambiguous") tell(options, "info", "denied: more than one credential");
-      return { refusal: NOT_ACCEPTED };
+      return { refusal: KEY_REQUIRED };
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
     // A function without a result, say a look-up of an unlisted method, lets no one in.
-    if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ENOUGH };
-    const question = {
+    if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ALLOWED };
+    const demand = {
       requiredScopes: demanded,
       environmentId,
       projectId,
@@ -89,38 +89,38 @@ export async function judge<Request>(
     };
     // A verifier that is not ours, in a test for example, may have no sessions.
     const sessions: Verifier["sessions"] | undefined = verifier.sessions;
-    const since = sessions?.words;
+    const since = sessions?.changeCount;
     const key = found.credential;
-    const verification = await verifier.verify(key, question);
-    const refusal = refusalAfter(verification, options);
+    const verification = await verifier.verify(key, demand);
+    const refusal = refusalFor(verification, options);
     if (refusal !== undefined) return { refusal };
     const hold: Hold = (end) => {
       if (sessions === undefined || since === undefined || options.endStreams === false) return () => {};
       const until = verifier.until(key, verification);
-      return sessions.open(key, question, verification.keyId, until, since, (outcome) =>
-        end(refusalAfter(outcome, options) ?? BROKEN),
+      return sessions.open(key, demand, verification.keyId, until, since, (outcome) =>
+        end(refusalFor(outcome, options) ?? MISTAKEN),
       );
     };
     return { verification, hold };
   } catch (error) {
-    return { refusal: refusalWithout(error, options) };
+    return { refusal: refusalForError(error, options) };
   }
 }
 
 /** Returns the refusal that follows from a verdict or an error, or undefined if the request may pass. */
-function refusalAfter(outcome: Verification | Error, options: { logger?: Logger }): Refusal | undefined {
-  if (outcome instanceof Error) return refusalWithout(outcome, options);
+function refusalFor(outcome: Verification | Error, options: { logger?: Logger }): Refusal | undefined {
+  if (outcome instanceof Error) return refusalForError(outcome, options);
   if (outcome.valid) return undefined;
   tell(options, "info", `denied: ${outcome.code}, key ${outcome.keyId || "unknown"}`);
-  return refusalOf(outcome);
+  return refusalForVerdict(outcome);
 }
 
-function refusalWithout(error: unknown, options: { logger?: Logger }): Refusal {
+function refusalForError(error: unknown, options: { logger?: Logger }): Refusal {
   const known = error instanceof UnavailableError || error instanceof NotAllowedError;
   const told = known || error instanceof InvalidRequestError;
   const why = told ? error.message : "a function of the guard's options failed";
   tell(options, "error", `undecided: ${why}`);
-  return known ? UNAVAILABLE : BROKEN;
+  return known ? UNDECIDED : MISTAKEN;
 }
 
 /** Logs. A logger that fails does not change what a guard does. */
@@ -143,13 +143,13 @@ function address(peer: string | undefined): string | undefined {
   return peer?.includes("%") ? undefined : peer;
 }
 
-function refusalOf({ code }: Verification): Refusal {
+function refusalForVerdict({ code }: Verification): Refusal {
   switch (code) {
     case "ENVIRONMENT_MISMATCH":
     case "IP_NOT_ALLOWED":
     case "INSUFFICIENT_SCOPE":
-      return NOT_ENOUGH;
+      return NOT_ALLOWED;
     default:
-      return NOT_ACCEPTED;
+      return KEY_REQUIRED;
   }
 }

@@ -12,7 +12,7 @@ const CANCEL = 0x8; // the HTTP/2 error code
  *
  * The header `Upgrade` by itself is only a request. Most servers ignore it, and keep the socket for other requests.
  */
-export function holdAnswer(request: IncomingMessage, response: ServerResponse, hold: Hold): void {
+export function holdResponse(request: IncomingMessage, response: ServerResponse, hold: Hold): void {
   // Node sets this when it emits "upgrade" or "connect". It then reads no further request from this socket.
   if ((request as { upgrade?: boolean }).upgrade === true) {
     holdSocket(request, hold);

@@ -15,7 +15,7 @@ Opening = Callable[[Callable[[Refusal], None]], Session | None]
 """Opens the session of a request that streams."""
 
 STREAM = "tumbler.stream"
-"""The name under which the ASGI scope holds the request's `Stream`."""
+"""The name under which the ASGI scope holds the request's `HeldResponse`."""
 
 _CLOSING = 1.0
 """Maximum seconds for sending the closing message of a WebSocket."""
@@ -35,7 +35,7 @@ class KeyEnded(ConnectionError):
         super().__init__("the response was aborted on purpose: its API key is no longer valid")
 
 
-class Stream:
+class HeldResponse:
     """A request while it is answered. It belongs to the task that created it."""
 
     def __init__(self, scope: Scope, send: Send) -> None:

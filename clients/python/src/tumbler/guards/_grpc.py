@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from tumbler.guards._rules import Refusal, Rules, Scopes, address_or_none, key_in
+from tumbler.guards._rules import Refusal, Rules, Scopes, address_or_none, presented_key
 from tumbler.guards._streams import Streams
 from tumbler.projects import ProjectId
 from tumbler.verification import Verification
@@ -90,10 +90,10 @@ class Guard:
         self._streams = Streams(verifier, end_streams)
         self._exempt = exempt if callable(exempt) else frozenset(exempt).__contains__
 
-    def _question(self, method: str, context: Any) -> dict[str, Any] | None:
+    def _verify_arguments(self, method: str, context: Any) -> dict[str, Any] | None:
         """Return the arguments of ``verify``, or None if there is no key."""
         metadata = [(str(name), value) for name, value in context.invocation_metadata() or ()]
-        key = key_in(metadata)
+        key = presented_key(metadata)
         if key is None:
             return None
         return self._rules.arguments(key, Call(method, context.peer(), dict(reversed(metadata))))

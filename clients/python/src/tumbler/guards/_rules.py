@@ -18,7 +18,7 @@ Scopes = Iterable[str] | Callable[[Request], Iterable[str]]
 
 LOGGER = logging.getLogger("tumbler.guards")
 
-_FORBIDDEN = frozenset({Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
+_NOT_ALLOWED = frozenset({Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Refusal:
         return {"retry-after": "1"} if self.http == 503 else {}
 
 
-NO_KEY = Refusal("UNAUTHENTICATED", 401, "a valid API key is required")
-FORBIDDEN = Refusal("PERMISSION_DENIED", 403, "this API key does not allow that")
+KEY_REQUIRED = Refusal("UNAUTHENTICATED", 401, "a valid API key is required")
+NOT_ALLOWED = Refusal("PERMISSION_DENIED", 403, "this API key does not allow that")
 UNDECIDED = Refusal("UNAVAILABLE", 503, "API keys cannot be verified at the moment")
 MISTAKEN = Refusal("INTERNAL", 500, UNDECIDED.text)
 
@@ -72,7 +72,7 @@ class Rules(Generic[Request]):
         }
 
 
-def key_in(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
+def presented_key(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
     """Return the key of a request, or None if there is none or more than one."""
     found = credential_in(headers)
     if found is Refused.AMBIGUOUS:
@@ -85,15 +85,15 @@ def decoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str | byt
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
-def refusal_of(told: Verification) -> Refusal | None:
+def refusal_for_verdict(verification: Verification) -> Refusal | None:
     """Return the refusal that follows from a verdict, or None if the request may pass."""
-    if told:
+    if verification:
         return None
-    LOGGER.info("denied: %s, key %s", told.code.name, told.key_id or "unknown")
-    return FORBIDDEN if told.code in _FORBIDDEN else NO_KEY
+    LOGGER.info("denied: %s, key %s", verification.code.name, verification.key_id or "unknown")
+    return NOT_ALLOWED if verification.code in _NOT_ALLOWED else KEY_REQUIRED
 
 
-def refusal_after(error: Exception) -> Refusal:
+def refusal_for_error(error: Exception) -> Refusal:
     """Return the refusal for an error instead of a verdict."""
     if isinstance(error, TumblerError) and not isinstance(error, InvalidRequest):
         LOGGER.error("undecided: %s: %s", type(error).__name__, error)

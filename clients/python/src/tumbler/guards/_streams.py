@@ -5,10 +5,10 @@ from typing import Any
 
 from tumbler._base import demand_of
 from tumbler._sessions import Session
-from tumbler.guards._rules import Refusal, refusal_after, refusal_of
+from tumbler.guards._rules import Refusal, refusal_for_error, refusal_for_verdict
 from tumbler.verification import Verification
 
-Question = dict[str, Any]
+VerifyArguments = dict[str, Any]
 """The arguments of ``verify``."""
 
 
@@ -20,12 +20,12 @@ class Streams:
         self._sessions = getattr(verifier, "_sessions", None) if end_streams else None
 
     @property
-    def words(self) -> int:
+    def change_count(self) -> int:
         """The counter to note before verifying a key that may let a stream in."""
-        return self._sessions.words if self._sessions is not None else 0
+        return self._sessions.change_count if self._sessions is not None else 0
 
-    def open(
-        self, question: Question, told: Verification, since: int, ended: Callable[[Refusal], None]
+    def hold(
+        self, arguments: VerifyArguments, verification: Verification, since: int, ended: Callable[[Refusal], None]
     ) -> Session | None:
         """Call ``ended``, perhaps in another thread, when the key that let a stream in is no longer valid.
 
@@ -33,13 +33,13 @@ class Streams:
         """
         if self._sessions is None:
             return None
-        demand = dict(question)
+        demand = dict(arguments)
         key = demand.pop("key")
 
         def over(outcome: Verification | Exception) -> None:
-            refusal = refusal_after(outcome) if isinstance(outcome, Exception) else refusal_of(outcome)
+            refusal = refusal_for_error(outcome) if isinstance(outcome, Exception) else refusal_for_verdict(outcome)
             if refusal is not None:
                 ended(refusal)
 
-        session: Session = self._sessions.open(key, demand_of(**demand), told, since, over)
+        session: Session = self._sessions.open(key, demand_of(**demand), verification, since, over)
         return session

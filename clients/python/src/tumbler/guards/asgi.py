@@ -14,17 +14,17 @@ import json
 from collections.abc import Callable, Iterable
 
 from tumbler import aio
-from tumbler.guards._asgi import STREAM, App, KeyEnded, Receive, Scope, Send, Stream, closing
+from tumbler.guards._asgi import STREAM, App, HeldResponse, KeyEnded, Receive, Scope, Send, closing
 from tumbler.guards._rules import (
-    NO_KEY,
+    KEY_REQUIRED,
     Refusal,
     Rules,
     Scopes,
     address_or_none,
     decoded,
-    key_in,
-    refusal_after,
-    refusal_of,
+    presented_key,
+    refusal_for_error,
+    refusal_for_verdict,
 )
 from tumbler.guards._streams import Streams
 from tumbler.projects import ProjectId
@@ -82,28 +82,28 @@ class RequireKey:
         if scope["type"] == "lifespan" or self._exempt(scope):
             await self._app(scope, receive, send)
             return
-        stream = Stream(scope, send)
-        refusal, scope = await self._judge(scope, stream)
+        held = HeldResponse(scope, send)
+        refusal, scope = await self._check(scope, held)
         if refusal is not None:
             with contextlib.suppress(OSError):  # servers raise this if the caller has gone
                 await _refuse(refusal, scope, send)
         else:
-            await stream.run(self._app, scope, receive)
+            await held.run(self._app, scope, receive)
 
-    async def _judge(self, scope: Scope, stream: "Stream") -> tuple[Refusal | None, Scope]:
-        since = self._streams.words
+    async def _check(self, scope: Scope, held: HeldResponse) -> tuple[Refusal | None, Scope]:
+        since = self._streams.change_count
         try:
-            key = key_in(decoded(scope["headers"]))
+            key = presented_key(decoded(scope["headers"]))
             if key is None:
-                return NO_KEY, scope
-            question = self._rules.arguments(key, scope)
-            told = await self._verifier.verify(**question)
+                return KEY_REQUIRED, scope
+            arguments = self._rules.arguments(key, scope)
+            verification = await self._verifier.verify(**arguments)
         except Exception as error:
-            return refusal_after(error), scope
-        refusal = refusal_of(told)
+            return refusal_for_error(error), scope
+        refusal = refusal_for_verdict(verification)
         if refusal is None:
-            stream.let_in(lambda ended: self._streams.open(question, told, since, ended))
-        return refusal, {**scope, "tumbler": told, "state": {**scope.get("state", {}), "tumbler": told}}
+            held.let_in(lambda ended: self._streams.hold(arguments, verification, since, ended))
+        return refusal, {**scope, "tumbler": verification, "state": {**scope.get("state", {}), "tumbler": verification}}
 
 
 class EndStreams:
@@ -123,7 +123,7 @@ class EndStreams:
         if scope["type"] == "lifespan" or STREAM in scope:
             await self._app(scope, receive, send)
         else:
-            await Stream(scope, send).run(self._app, scope, receive)
+            await HeldResponse(scope, send).run(self._app, scope, receive)
 
 
 def _by_path(paths: frozenset[str]) -> Callable[[Scope], bool]:

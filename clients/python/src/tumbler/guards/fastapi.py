@@ -24,7 +24,15 @@ from fastapi.websockets import WebSocket
 from tumbler import aio
 from tumbler.guards import asgi
 from tumbler.guards._asgi import STREAM, Opening, closing_code
-from tumbler.guards._rules import NO_KEY, Refusal, Rules, decoded, key_in, refusal_after, refusal_of
+from tumbler.guards._rules import (
+    KEY_REQUIRED,
+    Refusal,
+    Rules,
+    decoded,
+    presented_key,
+    refusal_for_error,
+    refusal_for_verdict,
+)
 from tumbler.guards._streams import Streams
 from tumbler.projects import ProjectId
 from tumbler.verification import Verification
@@ -78,19 +86,19 @@ class RequireKey(SecurityBase):
 
     async def __call__(self, request: HTTPConnection) -> Verification:
         """Return the verification of the request's key. Raises `HTTPException` or `WebSocketException`."""
-        refusal, since = NO_KEY, self._streams.words
+        refusal, since = KEY_REQUIRED, self._streams.change_count
         try:
-            key = key_in(decoded(request.scope["headers"]))
+            key = presented_key(decoded(request.scope["headers"]))
             if key is not None:
-                question = self._rules.arguments(key, request)
-                told = await self._verifier.verify(**question)
-                refused = refusal_of(told)
+                arguments = self._rules.arguments(key, request)
+                verification = await self._verifier.verify(**arguments)
+                refused = refusal_for_verdict(verification)
                 if refused is None:
-                    self._let_in(request, lambda ended: self._streams.open(question, told, since, ended))
-                    return told
+                    self._let_in(request, lambda ended: self._streams.hold(arguments, verification, since, ended))
+                    return verification
                 refusal = refused
         except Exception as error:
-            refusal = refusal_after(error)
+            refusal = refusal_for_error(error)
         if request.scope["type"] == "websocket":
             raise WebSocketException(closing_code(refusal), refusal.text)
         raise HTTPException(refusal.http, refusal.text, refusal.headers)

@@ -23,7 +23,7 @@ import grpc
 from tumbler._sessions import Session
 from tumbler.guards._ending import end_call
 from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
-from tumbler.guards._rules import NO_KEY, Refusal, refusal_after, refusal_of
+from tumbler.guards._rules import KEY_REQUIRED, Refusal, refusal_for_error, refusal_for_verdict
 from tumbler.verification import Verification
 
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
@@ -85,29 +85,29 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
         self, method: str, context: grpc.ServicerContext, is_stream: bool
     ) -> tuple[contextvars.Context, Session | None]:
         """Return the context to run the handler in, with the key's identity; or abort the call."""
-        refusal, since = NO_KEY, self._streams.words
+        refusal, since = KEY_REQUIRED, self._streams.change_count
         try:
-            question = self._question(method, context)
-            if question is not None:
-                told = self._verifier.verify(**question)
-                refused = refusal_of(told)
+            arguments = self._verify_arguments(method, context)
+            if arguments is not None:
+                verification = self._verifier.verify(**arguments)
+                refused = refusal_for_verdict(verification)
                 if refused is None:
                     admitted = contextvars.copy_context()
-                    admitted.run(identity.set, told)
-                    return admitted, self._open(question, told, since, context) if is_stream else None
+                    admitted.run(identity.set, verification)
+                    return admitted, self._open(arguments, verification, since, context) if is_stream else None
                 refusal = refused
         except Exception as error:
-            refusal = refusal_after(error)
+            refusal = refusal_for_error(error)
         context.abort(status_of(refusal), refusal.text)
         raise AssertionError("abort raises")
 
     def _open(
-        self, question: dict[str, Any], told: Verification, since: int, context: grpc.ServicerContext
+        self, arguments: dict[str, Any], verification: Verification, since: int, context: grpc.ServicerContext
     ) -> Session | None:
         def ended(refusal: Refusal) -> None:
             end_call(context, status_of(refusal), refusal.text)
 
-        session = self._streams.open(question, told, since, ended)
+        session = self._streams.hold(arguments, verification, since, ended)
         if session is not None:
             # A handler that waits for something else may notice only much later that its caller has gone.
             context.add_callback(session.close)

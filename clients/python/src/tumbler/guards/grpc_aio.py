@@ -19,7 +19,7 @@ import grpc
 
 from tumbler._sessions import Session
 from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
-from tumbler.guards._rules import NO_KEY, Refusal, refusal_after, refusal_of
+from tumbler.guards._rules import KEY_REQUIRED, Refusal, refusal_for_error, refusal_for_verdict
 from tumbler.guards.grpc import _KINDS
 
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
@@ -66,21 +66,21 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
         return stream if streams else unary
 
     async def _admit(self, method: str, context: Any, is_stream: bool) -> "_Admitted":
-        refusal, since = NO_KEY, self._streams.words
+        refusal, since = KEY_REQUIRED, self._streams.change_count
         try:
-            question = self._question(method, context)
-            if question is not None:
-                told = await self._verifier.verify(**question)
-                refused = refusal_of(told)
+            arguments = self._verify_arguments(method, context)
+            if arguments is not None:
+                verification = await self._verifier.verify(**arguments)
+                refused = refusal_for_verdict(verification)
                 if refused is None:
-                    identity.set(told)
+                    identity.set(verification)
                     call = _Admitted(context)
                     if is_stream:
-                        call.session = self._streams.open(question, told, since, call.end)
+                        call.session = self._streams.hold(arguments, verification, since, call.end)
                     return call
                 refusal = refused
         except Exception as error:
-            refusal = refusal_after(error)
+            refusal = refusal_for_error(error)
         await context.abort(status_of(refusal), refusal.text)
         raise AssertionError("abort raises")
 
@@ -106,7 +106,7 @@ class _Admitted:
             # send no status to the caller. So the status is queued as well, behind the message being sent.
             loop = asyncio.get_running_loop()
             self._telling = loop.create_task(self._tell(refusal))
-            self._telling.add_done_callback(lambda told: told.cancelled() or told.exception())
+            self._telling.add_done_callback(lambda done: done.cancelled() or done.exception())
             loop.call_soon(self._task.cancel)
         else:
             self._task.cancel()

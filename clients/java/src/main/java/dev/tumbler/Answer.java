@@ -8,15 +8,15 @@ import dev.tumbler.v1.VerifyResponse;
  *
  * @param record null with MALFORMED and NOT_FOUND
  * @param checkTime the instant of the verdict by the server's clock, in microseconds since the Unix epoch
- * @param sent when the call was sent, by the client's monotonic clock, in nanoseconds. That is before {@code
+ * @param sentAt when the call was sent, by the client's monotonic clock, in nanoseconds. That is before {@code
  *     checkTime}, so the time that is counted from it is never too short
  * @param ttl how long the answer may be cached, in nanoseconds
  * @param revision the log position that the answer reflects
  * @param size the size of the response in bytes
  */
-record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, long revision, int size) {
+record Answer(Code code, KeyRecord record, long checkTime, long sentAt, long ttl, long revision, int size) {
     /** Returns the answer in a response about the key with this id, or null if the response decides nothing. */
-    static Answer of(VerifyResponse response, String id, long sent) {
+    static Answer of(VerifyResponse response, String id, long sentAt) {
         Code code = Code.of(response.getCode());
         if (code == null || response.getValid() != (code == Code.VALID) || !response.hasCheckTime()) {
             return null;
@@ -32,7 +32,7 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
                 code,
                 record,
                 KeyRecord.micros(response.getCheckTime()),
-                sent,
+                sentAt,
                 nanos(response.getCacheTtl()),
                 response.getRevision(),
                 response.getSerializedSize());
@@ -42,25 +42,25 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
     Answer of(Projects accepted) {
         return record == null || accepted.accept(record.projectId())
                 ? this
-                : new Answer(Code.NOT_FOUND, null, checkTime, sent, ttl, revision, size);
+                : new Answer(Code.NOT_FOUND, null, checkTime, sentAt, ttl, revision, size);
     }
 
     /**
      * Returns the verdict's code for a demand.
      *
-     * @param asked whether this is the demand that was sent to the server, apart from the projects
+     * @param wasSent whether this is the demand that was sent to the server, apart from the projects
      */
-    Code decide(VerifyOptions demand, boolean asked, long now) {
+    Code decide(VerifyOptions demand, boolean wasSent, long now) {
         if (record != null && demand.excludes(record.projectId())) {
             return Code.NOT_FOUND;
         }
-        return asked ? code : decide(demand, now);
+        return wasSent ? code : decide(demand, now);
     }
 
     /** Decides on another demand than the one that was sent. {@code now} is the client's monotonic clock. */
     Code decide(VerifyOptions demand, long now) {
         return code.dependsOnDemand()
-                ? Verdict.decide(record, demand, checkTime + (now - sent) / 1_000)
+                ? Verdict.decide(record, demand, checkTime + (now - sentAt) / 1_000)
                 : code;
     }
 

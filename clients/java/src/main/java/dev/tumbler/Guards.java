@@ -123,7 +123,7 @@ public final class Guards {
      * @return the number of changes reported to it so far
      */
     public static long moment(Verifier verifier) {
-        return verifier.sessions().words();
+        return verifier.sessions().changeCount();
     }
 
     /**
@@ -147,8 +147,8 @@ public final class Guards {
             long since,
             Consumer<Refusal> end) {
         return verifier.sessions()
-                .open(key, verdict.keyId(), demand, verifier.until(verdict), since, (told, failure) -> end.accept(
-                        failure != null ? refusal(failure) : refusal(told).orElse(Refusal.MISTAKEN)));
+                .open(key, verdict.keyId(), demand, verifier.until(verdict), since, (denial, failure) -> end.accept(
+                        failure != null ? refusal(failure) : refusal(denial).orElse(Refusal.MISTAKEN)));
     }
 
     /**

@@ -9,9 +9,9 @@ import java.util.List;
  * @param any whether anyProject() is set
  */
 record Projects(List<String> named, boolean any) {
-    static final String NAMELESS = "projectId: must be one or more project ids, none of them empty";
+    static final String INVALID_PROJECT = "projectId: must be one or more project ids, none of them empty";
 
-    private static final String UNSAID = "the verifier's own key can verify the keys of all projects: "
+    private static final String PROJECT_REQUIRED = "the verifier's own key can verify the keys of all projects: "
             + "use projectId(), or anyProject(), or a key of one project";
 
     Projects {
@@ -19,7 +19,7 @@ record Projects(List<String> named, boolean any) {
     }
 
     /** Returns whether there is at least one id, and none is empty. */
-    static boolean areNamed(List<String> ids) {
+    static boolean areValid(List<String> ids) {
         return !ids.isEmpty() && ids.stream().noneMatch(id -> id == null || id.isEmpty());
     }
 
@@ -32,11 +32,11 @@ record Projects(List<String> named, boolean any) {
         return named.isEmpty() || named.contains(id);
     }
 
-    boolean unsaid() {
+    boolean lacksProject() {
         return named.isEmpty() && !any;
     }
 
-    static NotAllowedException notSaid() {
-        return new NotAllowedException(UNSAID, null);
+    static NotAllowedException projectRequired() {
+        return new NotAllowedException(PROJECT_REQUIRED, null);
     }
 }

@@ -1,6 +1,6 @@
 package dev.tumbler;
 
-import dev.tumbler.Calls.Told;
+import dev.tumbler.Batcher.VerdictUntil;
 import java.lang.System.Logger.Level;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
@@ -30,30 +30,30 @@ import java.util.function.LongUnaryOperator;
  */
 final class Sessions {
     /** The maximum number of keys that are being verified again at a time. */
-    static final int MOST_ASKED = 256;
+    static final int MAX_CHECKS = 256;
 
     /** The wait before the next attempt after a key could not be verified. */
-    static final long RETRY = Duration.ofSeconds(1).toNanos();
+    static final long RETRY_DELAY = Duration.ofSeconds(1).toNanos();
 
     /** How long an answer counts at least. Just before an expiry, answers live for microseconds only. */
-    private static final long SHORTEST = Duration.ofMillis(100).toNanos();
+    private static final long MIN_TRUST = Duration.ofMillis(100).toNanos();
 
     /** The time from one key to the next if all must be verified again: 1,000 a second. */
     private static final long SPREAD = Duration.ofMillis(1).toNanos();
 
-    private final BiFunction<String, VerifyOptions, CompletableFuture<Told>> verify;
+    private final BiFunction<String, VerifyOptions, CompletableFuture<VerdictUntil>> verify;
     private final LongUnaryOperator freshFor;
-    private final Fingerprints fingerprints;
-    private final long patience;
-    private final Time time;
+    private final Digester digester;
+    private final long maxUnconfirmed;
+    private final Clock clock;
     private final ReentrantLock lock = new ReentrantLock();
-    private final Map<Ident, Held> all = new HashMap<>();
-    private final Map<String, Set<Held>> byId = new HashMap<>();
-    private final ArrayDeque<Held> queue = new ArrayDeque<>();
-    private int asked;
-    private boolean planned;
+    private final Map<Ident, AdmittedKey> keys = new HashMap<>();
+    private final Map<String, Set<AdmittedKey>> byId = new HashMap<>();
+    private final ArrayDeque<AdmittedKey> queue = new ArrayDeque<>();
+    private int checking;
+    private boolean areChecksScheduled;
     private RuntimeException closed;
-    private volatile long words;
+    private volatile long changeCount;
 
     /**
      * Creates an empty set.
@@ -62,51 +62,51 @@ final class Sessions {
      * @param freshFor returns how long the cache stays fresh after a given instant; 0 or less: it is not fresh
      */
     Sessions(
-            BiFunction<String, VerifyOptions, CompletableFuture<Told>> verify,
+            BiFunction<String, VerifyOptions, CompletableFuture<VerdictUntil>> verify,
             LongUnaryOperator freshFor,
-            Fingerprints fingerprints,
+            Digester digester,
             Duration maxStaleness,
-            Time time) {
+            Clock clock) {
         this.verify = verify;
         this.freshFor = freshFor;
-        this.fingerprints = fingerprints;
-        this.patience = maxStaleness.toNanos();
-        this.time = time;
+        this.digester = digester;
+        this.maxUnconfirmed = maxStaleness.toNanos();
+        this.clock = clock;
     }
 
     /** Ends a stream, by a verdict that denies its key or by the failure to get a verdict; the other is null. */
     interface Ended extends BiConsumer<Verification, Throwable> {}
 
-    private record Ident(String fingerprint, VerifyOptions demand) {}
+    private record Ident(String digest, VerifyOptions demand) {}
 
     private enum State {
-        RESTING,
+        IDLE,
         QUEUED,
-        ASKED
+        CHECKING
     }
 
     /** A key, its demand, and its open streams. The key's text is kept as long as one stream is open. */
-    private static final class Held {
+    private static final class AdmittedKey {
         final Ident ident;
         final String id;
         final String key;
         final Set<Session> sessions = new HashSet<>();
-        State state = State.RESTING;
+        State state = State.IDLE;
         /** Whether a change was reported while it was being verified. */
-        boolean again;
+        boolean changedMeanwhile;
         /** While the cache is fresh, the last answer counts until then. */
         long until;
         /** Whether it must be verified again. */
-        boolean doubted;
-        /** When it became doubted. */
-        long since;
+        boolean isUnconfirmed;
+        /** When it became unconfirmed. */
+        long unconfirmedSince;
 
         /** Counts the timers, so that a former timer has no effect. */
-        int armed;
+        int timerNumber;
 
         Runnable cancel = () -> {};
 
-        Held(Ident ident, String id, String key) {
+        AdmittedKey(Ident ident, String id, String key) {
             this.ident = ident;
             this.id = id;
             this.key = key;
@@ -121,16 +121,16 @@ final class Sessions {
         }
     }
 
-    /** Counts the calls of {@link #heard}. A caller reads it before it verifies a key, to detect a call in between. */
-    long words() {
-        return words;
+    /** Counts the calls of {@link #changed}. Callers read it before they verify a key, to detect a change in between. */
+    long changeCount() {
+        return changeCount;
     }
 
     /** Returns the number of open streams. */
     int size() {
         lock.lock();
         try {
-            return all.values().stream().mapToInt(held -> held.sessions.size()).sum();
+            return keys.values().stream().mapToInt(admitted -> admitted.sessions.size()).sum();
         } finally {
             lock.unlock();
         }
@@ -140,40 +140,40 @@ final class Sessions {
      * Registers a stream that a verdict admitted.
      *
      * @param until when the verdict stops counting
-     * @param since the value of {@link #words} before that verification
+     * @param since the value of {@link #changeCount} before that verification
      * @return removes the stream when it has ended by itself
      */
     Runnable open(String key, String id, VerifyOptions demand, long until, long since, Ended ended) {
         Session session = new Session(ended);
-        Held held;
+        AdmittedKey admitted;
         lock.lock();
         try {
-            Ident ident = new Ident(text(fingerprints.of(key)), demand);
-            held = closed == null ? all.computeIfAbsent(ident, unknown -> new Held(ident, id, key)) : null;
-            if (held != null) {
-                if (byId.computeIfAbsent(id, unknown -> new HashSet<>()).add(held)) {
-                    rest(held, until);
+            Ident ident = new Ident(text(digester.digest(key)), demand);
+            admitted = closed == null ? keys.computeIfAbsent(ident, unknown -> new AdmittedKey(ident, id, key)) : null;
+            if (admitted != null) {
+                if (byId.computeIfAbsent(id, unknown -> new HashSet<>()).add(admitted)) {
+                    scheduleRecheck(admitted, until);
                 }
-                held.sessions.add(session);
-                if (since != words) {
-                    doubt(held, 0);
+                admitted.sessions.add(session);
+                if (since != changeCount) {
+                    recheck(admitted, 0);
                 }
             }
         } finally {
             lock.unlock();
         }
-        if (held == null) {
+        if (admitted == null) {
             ended.accept(null, closed);
             return () -> {};
         }
-        return () -> close(held, session);
+        return () -> close(admitted, session);
     }
 
-    private void close(Held held, Session session) {
+    private void close(AdmittedKey admitted, Session session) {
         lock.lock();
         try {
-            if (held.sessions.remove(session) && held.sessions.isEmpty()) {
-                drop(held);
+            if (admitted.sessions.remove(session) && admitted.sessions.isEmpty()) {
+                remove(admitted);
             }
         } finally {
             lock.unlock();
@@ -181,18 +181,18 @@ final class Sessions {
     }
 
     /** Records that a key has changed, or with null that any may have, and queues keys to be verified again. */
-    void heard(String id) {
+    void changed(String id) {
         lock.lock();
         try {
-            words++;
+            changeCount++;
             if (id == null) {
                 long delay = 0;
-                for (Held held : all.values()) {
-                    doubt(held, Math.min(delay, patience / 2));
+                for (AdmittedKey admitted : keys.values()) {
+                    recheck(admitted, Math.min(delay, maxUnconfirmed / 2));
                     delay += SPREAD;
                 }
             } else {
-                byId.getOrDefault(id, Set.of()).forEach(held -> doubt(held, 0));
+                byId.getOrDefault(id, Set.of()).forEach(admitted -> recheck(admitted, 0));
             }
         } finally {
             lock.unlock();
@@ -205,7 +205,7 @@ final class Sessions {
         lock.lock();
         try {
             closed = failure;
-            List.copyOf(all.values()).forEach(held -> over.addAll(drop(held)));
+            List.copyOf(keys.values()).forEach(admitted -> over.addAll(remove(admitted)));
         } finally {
             lock.unlock();
         }
@@ -213,56 +213,57 @@ final class Sessions {
     }
 
     /** Starts verifications of queued keys. */
-    private void pump() {
-        List<Held> turns = new ArrayList<>();
+    private void startChecks() {
+        List<AdmittedKey> turns = new ArrayList<>();
         List<Session> late = new ArrayList<>();
         lock.lock();
         try {
-            planned = false;
-            while (asked < MOST_ASKED && !queue.isEmpty()) {
-                Held held = queue.remove();
-                if (held.sessions.isEmpty()) {
+            areChecksScheduled = false;
+            while (checking < MAX_CHECKS && !queue.isEmpty()) {
+                AdmittedKey admitted = queue.remove();
+                if (admitted.sessions.isEmpty()) {
                     continue;
                 }
-                if (time.nanos() - held.since > patience) {
-                    late.addAll(drop(held));
+                if (clock.now() - admitted.unconfirmedSince > maxUnconfirmed) {
+                    late.addAll(remove(admitted));
                 } else {
-                    held.state = State.ASKED;
-                    held.again = false;
-                    asked++;
-                    turns.add(held);
+                    admitted.state = State.CHECKING;
+                    admitted.changedMeanwhile = false;
+                    checking++;
+                    turns.add(admitted);
                 }
             }
         } finally {
             lock.unlock();
         }
         end(late, null, new UnavailableException("the key of an open stream could not be verified again in time"));
-        for (Held held : turns) {
-            verify.apply(held.key, held.ident.demand).whenComplete((told, failure) -> settle(held, told, failure));
+        for (AdmittedKey admitted : turns) {
+            verify.apply(admitted.key, admitted.ident.demand)
+                    .whenComplete((verdict, failure) -> settle(admitted, verdict, failure));
         }
     }
 
-    private void settle(Held held, Told told, Throwable failure) {
+    private void settle(AdmittedKey admitted, VerdictUntil verdict, Throwable failure) {
         Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
         List<Session> over = List.of();
         lock.lock();
         try {
-            asked--;
-            held.state = State.RESTING;
-            if (!held.sessions.isEmpty()) {
-                if (cause != null && time.nanos() - held.since < patience) {
-                    arm(held, time.nanos() + RETRY);
-                } else if (cause != null || !told.verification().valid()) {
-                    over = drop(held);
-                } else if (held.again) {
-                    doubt(held, 0);
+            checking--;
+            admitted.state = State.IDLE;
+            if (!admitted.sessions.isEmpty()) {
+                if (cause != null && clock.now() - admitted.unconfirmedSince < maxUnconfirmed) {
+                    setTimer(admitted, clock.now() + RETRY_DELAY);
+                } else if (cause != null || !verdict.verification().valid()) {
+                    over = remove(admitted);
+                } else if (admitted.changedMeanwhile) {
+                    recheck(admitted, 0);
                 } else {
-                    held.doubted = false;
-                    rest(held, told.until());
+                    admitted.isUnconfirmed = false;
+                    scheduleRecheck(admitted, verdict.until());
                 }
             }
             if (!queue.isEmpty()) {
-                plan();
+                scheduleChecks();
             }
         } finally {
             lock.unlock();
@@ -270,78 +271,78 @@ final class Sessions {
         if (!over.isEmpty()) {
             // Not in this thread: it is completing a call that other callers wait for.
             List<Session> ending = over;
-            time.after(0, () -> end(ending, told == null ? null : told.verification(), cause));
+            clock.after(0, () -> end(ending, verdict == null ? null : verdict.verification(), cause));
         }
     }
 
-    private void plan() {
-        if (!planned) {
-            planned = true;
-            time.after(0, this::pump);
+    private void scheduleChecks() {
+        if (!areChecksScheduled) {
+            areChecksScheduled = true;
+            clock.after(0, this::startChecks);
         }
     }
 
-    private void doubt(Held held, long delay) {
-        long now = time.nanos();
-        if (!held.doubted) {
-            held.doubted = true;
-            held.since = now;
+    private void recheck(AdmittedKey admitted, long delay) {
+        long now = clock.now();
+        if (!admitted.isUnconfirmed) {
+            admitted.isUnconfirmed = true;
+            admitted.unconfirmedSince = now;
         }
-        if (held.state == State.ASKED) {
-            held.again = true;
-        } else if (held.state == State.RESTING && delay > 0) {
-            arm(held, now + Math.min(held.until - now, delay));
-        } else if (held.state == State.RESTING) {
-            held.state = State.QUEUED;
-            queue.add(held);
-            plan();
+        if (admitted.state == State.CHECKING) {
+            admitted.changedMeanwhile = true;
+        } else if (admitted.state == State.IDLE && delay > 0) {
+            setTimer(admitted, now + Math.min(admitted.until - now, delay));
+        } else if (admitted.state == State.IDLE) {
+            admitted.state = State.QUEUED;
+            queue.add(admitted);
+            scheduleChecks();
         }
     }
 
-    /** Leaves a valid key until its answer expires, but for at most {@code patience} if the cache is not fresh. */
-    private void rest(Held held, long until) {
-        long now = time.nanos();
-        long counts = freshFor.applyAsLong(now) > 0 ? until - now : Math.min(until - now, patience);
-        arm(held, now + Math.max(counts, SHORTEST));
+    /** Leaves a valid key until its answer expires; if the cache is not fresh, for at most {@code maxUnconfirmed}. */
+    private void scheduleRecheck(AdmittedKey admitted, long until) {
+        long now = clock.now();
+        long counts = freshFor.applyAsLong(now) > 0 ? until - now : Math.min(until - now, maxUnconfirmed);
+        setTimer(admitted, now + Math.max(counts, MIN_TRUST));
     }
 
     /** Sets the timer to look at a key at {@code until}, or earlier when freshness lapses. */
-    private void arm(Held held, long until) {
-        held.until = until;
-        held.cancel.run();
-        long now = time.nanos();
+    private void setTimer(AdmittedKey admitted, long until) {
+        admitted.until = until;
+        admitted.cancel.run();
+        long now = clock.now();
         long fresh = freshFor.applyAsLong(now);
-        int armed = ++held.armed;
+        int timerNumber = ++admitted.timerNumber;
         long left = fresh > 0 ? Math.min(until - now, fresh) : until - now;
-        held.cancel = time.after(Math.max(0, left), () -> look(held, armed));
+        admitted.cancel = clock.after(Math.max(0, left), () -> onTimer(admitted, timerNumber));
     }
 
-    private void look(Held held, int armed) {
+    private void onTimer(AdmittedKey admitted, int timerNumber) {
         lock.lock();
         try {
-            if (held.armed != armed || held.state != State.RESTING || held.sessions.isEmpty()) {
+            if (admitted.timerNumber != timerNumber || admitted.state != State.IDLE || admitted.sessions.isEmpty()) {
                 return;
             }
-            long now = time.nanos();
-            if (held.until - now > 0 && freshFor.applyAsLong(now) > 0) {
-                arm(held, held.until); // a heartbeat has arrived since
+            long now = clock.now();
+            if (admitted.until - now > 0 && freshFor.applyAsLong(now) > 0) {
+                setTimer(admitted, admitted.until); // a heartbeat has arrived since
             } else {
-                doubt(held, 0);
+                recheck(admitted, 0);
             }
         } finally {
             lock.unlock();
         }
     }
 
-    private List<Session> drop(Held held) {
-        List<Session> over = List.copyOf(held.sessions);
-        held.sessions.clear();
-        held.cancel.run();
-        all.remove(held.ident, held);
-        Set<Held> alike = byId.getOrDefault(held.id, new HashSet<>());
-        alike.remove(held);
+    private List<Session> remove(AdmittedKey admitted) {
+        List<Session> over = List.copyOf(admitted.sessions);
+        admitted.sessions.clear();
+        admitted.cancel.run();
+        keys.remove(admitted.ident, admitted);
+        Set<AdmittedKey> alike = byId.getOrDefault(admitted.id, new HashSet<>());
+        alike.remove(admitted);
         if (alike.isEmpty()) {
-            byId.remove(held.id);
+            byId.remove(admitted.id);
         }
         return over;
     }
@@ -356,7 +357,7 @@ final class Sessions {
         }
     }
 
-    private static String text(byte[] fingerprint) {
-        return new String(fingerprint, StandardCharsets.ISO_8859_1);
+    private static String text(byte[] digest) {
+        return new String(digest, StandardCharsets.ISO_8859_1);
     }
 }

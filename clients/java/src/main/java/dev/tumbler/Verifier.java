@@ -1,7 +1,7 @@
 package dev.tumbler;
 
-import dev.tumbler.Calls.Told;
-import dev.tumbler.Memory.Entry;
+import dev.tumbler.Batcher.VerdictUntil;
+import dev.tumbler.Cache.Entry;
 import dev.tumbler.v1.ApiKeyServiceGrpc;
 import dev.tumbler.v1.ApiKeyServiceGrpc.ApiKeyServiceStub;
 import io.grpc.ChannelCredentials;
@@ -36,10 +36,10 @@ import java.util.concurrent.TimeUnit;
  * <p>No presented key stays in memory longer than a call or a guarded stream.
  */
 public final class Verifier implements AutoCloseable {
-    private static final long SHORTEST_RESET_INTERVAL = Duration.ofSeconds(2).toNanos();
+    private static final long MIN_BACKOFF_RESET_INTERVAL = Duration.ofSeconds(2).toNanos();
 
     /** The minimum time between reconnections. Reconnecting must not load a server that is only slow. */
-    private static final long SHORTEST_RECONNECT_INTERVAL = Duration.ofSeconds(10).toNanos();
+    private static final long MIN_RECONNECT_INTERVAL = Duration.ofSeconds(10).toNanos();
     /** Leaves room above the server's own limit of 3 MiB; gRPC's default of 4 MiB leaves little. */
     private static final int LARGEST_ANSWER = 16 * 1024 * 1024;
 
@@ -68,19 +68,19 @@ public final class Verifier implements AutoCloseable {
         ListedNameResolver.register();
     }
 
-    private final Time time;
+    private final Clock clock;
     private final ManagedChannel channel;
-    private final Fingerprints fingerprints = new Fingerprints();
-    private final Memory memory;
-    private final Calls calls;
+    private final Digester digester = new Digester();
+    private final Cache cache;
+    private final Batcher batcher;
     private final Watcher watcher;
     private final Sessions sessions;
-    private volatile long connectedAnew;
-    private volatile long suspected;
+    private volatile long backoffResetAt;
+    private volatile long reconnectedAt;
     private volatile boolean closed;
 
     private Verifier(Builder options) {
-        time = options.time == null ? Time.real() : options.time;
+        clock = options.clock == null ? Clock.system() : options.clock;
         channel = Grpc.newChannelBuilder(
                         options.target,
                         options.credentials == null ? InsecureChannelCredentials.create() : options.credentials)
@@ -94,20 +94,21 @@ public final class Verifier implements AutoCloseable {
         headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + options.apiKey);
         ApiKeyServiceStub stub =
                 ApiKeyServiceGrpc.newStub(channel).withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers));
-        memory = new Memory(
+        cache = new Cache(
                 options.watch || options.fixedTtl != null ? options.cacheSize : 0,
                 options.cacheBytes,
                 options.maxStaleness.toNanos(),
                 options.heartbeat.toNanos(),
                 options.fixedTtl == null ? 0 : options.fixedTtl.toNanos(),
-                time.nanos());
-        connectedAnew = time.nanos();
-        suspected = time.nanos() - SHORTEST_RECONNECT_INTERVAL;
-        calls = new Calls(stub, memory, options.projects, fingerprints, time, options.timeout, this::connectAnew, this::suspect);
-        sessions = new Sessions(this::renew, memory::freshFor, fingerprints, options.maxStaleness, time);
-        memory.onChange(sessions::heard);
+                clock.now());
+        backoffResetAt = clock.now();
+        reconnectedAt = clock.now() - MIN_RECONNECT_INTERVAL;
+        batcher = new Batcher(
+                stub, cache, options.projects, digester, clock, options.timeout, this::resetBackoff, this::reconnect);
+        sessions = new Sessions(this::recheck, cache::freshFor, digester, options.maxStaleness, clock);
+        cache.onChange(sessions::changed);
         watcher = options.watch && options.cacheSize > 0 && options.cacheBytes > 0 // else nothing is to be kept fresh
-                ? new Watcher(stub, channel, memory, options.projects.only(), time, options.heartbeat, options.logger)
+                ? new Watcher(stub, channel, cache, options.projects.only(), clock, options.heartbeat, options.logger)
                 : null;
         if (watcher != null) {
             watcher.open();
@@ -148,12 +149,12 @@ public final class Verifier implements AutoCloseable {
      * @throws InvalidRequestException if an option has the wrong form
      */
     public Verification verify(String key, VerifyOptions options) {
-        Verification known = recall(key, options);
+        Verification known = verifyLocally(key, options);
         if (known != null) {
             return known;
         }
         try {
-            return calls.verify(key, KeyForm.idOf(key), options).get();
+            return batcher.verify(key, KeyFormat.peekId(key), options).get();
         } catch (ExecutionException failure) {
             if (failure.getCause() instanceof TumblerException told) {
                 throw told;
@@ -175,10 +176,10 @@ public final class Verifier implements AutoCloseable {
      */
     public CompletableFuture<Verification> verifyAsync(String key, VerifyOptions options) {
         try {
-            Verification known = recall(key, options);
+            Verification known = verifyLocally(key, options);
             return known != null
                     ? CompletableFuture.completedFuture(known)
-                    : calls.verify(key, KeyForm.idOf(key), options);
+                    : batcher.verify(key, KeyFormat.peekId(key), options);
         } catch (TumblerException failure) {
             return CompletableFuture.failedFuture(failure);
         }
@@ -194,21 +195,21 @@ public final class Verifier implements AutoCloseable {
         if (watcher != null) {
             watcher.close();
         }
-        sessions.close(Calls.closed());
-        calls.close();
-        time.close();
-        memory.distrust(time.nanos());
+        sessions.close(Batcher.closed());
+        batcher.close();
+        clock.close();
+        cache.invalidate(clock.now());
         channel.shutdownNow();
     }
 
     /** Returns the number of cached keys. */
     int remembered() {
-        return memory.size();
+        return cache.size();
     }
 
     /** Returns the Watch stream's cursor; empty: the stream has not delivered any message. */
     String cursor() {
-        return memory.position().cursor();
+        return cache.position().cursor();
     }
 
     /** Returns the guarded streams. */
@@ -218,38 +219,38 @@ public final class Verifier implements AutoCloseable {
 
     /** Returns until when a guarded stream may rely on a verdict just given, while the cache is fresh. */
     long until(Verification verdict) {
-        return memory.until(verdict.keyId(), time.nanos());
+        return cache.until(verdict.keyId(), clock.now());
     }
 
-    private CompletableFuture<Told> renew(String key, VerifyOptions demand) {
+    private CompletableFuture<VerdictUntil> recheck(String key, VerifyOptions demand) {
         try {
-            Verification known = recall(key, demand);
+            Verification known = verifyLocally(key, demand);
             return known != null
-                    ? CompletableFuture.completedFuture(new Told(known, until(known)))
-                    : calls.ask(key, KeyForm.idOf(key), demand);
+                    ? CompletableFuture.completedFuture(new VerdictUntil(known, until(known)))
+                    : batcher.join(key, KeyFormat.peekId(key), demand);
         } catch (TumblerException failure) {
             return CompletableFuture.failedFuture(failure);
         }
     }
 
     /** Returns the verdict if no call is needed, or null. */
-    private Verification recall(String key, VerifyOptions options) {
+    private Verification verifyLocally(String key, VerifyOptions options) {
         Objects.requireNonNull(key, "key");
         Objects.requireNonNull(options, "options");
         if (closed) {
-            throw Calls.closed();
+            throw Batcher.closed();
         }
-        String id = KeyForm.idOf(key);
+        String id = KeyFormat.peekId(key);
         if (id == null) {
             return Verification.unproven(Code.MALFORMED, false);
         }
-        long now = time.nanos();
-        Entry entry = memory.find(id, now);
-        if (entry != null && Fingerprints.same(entry.fingerprint, fingerprints.of(key))) {
+        long now = clock.now();
+        Entry entry = cache.lookup(id, now);
+        if (entry != null && Digester.same(entry.digest, digester.digest(key))) {
             Code code = entry.answer.decide(options, now);
-            return code == Code.VALID ? entry.allowed : entry.answer.verification(code, true);
+            return code == Code.VALID ? entry.validVerdict : entry.answer.verification(code, true);
         }
-        if (KeyForm.parse(key) == null) {
+        if (KeyFormat.parse(key) == null) {
             return Verification.unproven(Code.MALFORMED, false);
         }
         // An id has one key, and this is a different text.
@@ -257,10 +258,10 @@ public final class Verifier implements AutoCloseable {
     }
 
     /** Makes the channel reconnect at once, at most every 2 s. gRPC's own backoff grows to minutes. */
-    private void connectAnew() {
-        long now = time.nanos();
-        if (now - connectedAnew >= SHORTEST_RESET_INTERVAL) {
-            connectedAnew = now;
+    private void resetBackoff() {
+        long now = clock.now();
+        if (now - backoffResetAt >= MIN_BACKOFF_RESET_INTERVAL) {
+            backoffResetAt = now;
             channel.resetConnectBackoff();
         }
     }
@@ -269,10 +270,10 @@ public final class Verifier implements AutoCloseable {
      * Makes new connections for later calls. If a server hangs while its kernel still acknowledges packets, the
      * connection looks healthy. Calls in flight continue on the old connections.
      */
-    private void suspect() {
-        long now = time.nanos();
-        if (now - suspected >= SHORTEST_RECONNECT_INTERVAL) {
-            suspected = now;
+    private void reconnect() {
+        long now = clock.now();
+        if (now - reconnectedAt >= MIN_RECONNECT_INTERVAL) {
+            reconnectedAt = now;
             channel.enterIdle();
         }
     }
@@ -294,7 +295,7 @@ public final class Verifier implements AutoCloseable {
         private boolean watch = true;
         private Duration fixedTtl;
         private System.Logger logger = System.getLogger("dev.tumbler");
-        private Time time;
+        private Clock clock;
 
         private Builder(String target) {
             this.target = Objects.requireNonNull(target, "target");
@@ -452,8 +453,8 @@ public final class Verifier implements AutoCloseable {
         }
 
         /** Sets the source of time, for tests. */
-        Builder time(Time time) {
-            this.time = time;
+        Builder clock(Clock clock) {
+            this.clock = clock;
             return this;
         }
 
@@ -466,7 +467,7 @@ public final class Verifier implements AutoCloseable {
          */
         public Verifier build() {
             demand(apiKey != null && apiKey.matches("[!-~]+"), "apiKey: must be one key of visible ASCII characters");
-            demand(projectIds == null || Projects.areNamed(projectIds), Projects.NAMELESS);
+            demand(projectIds == null || Projects.areValid(projectIds), Projects.INVALID_PROJECT);
             demand(projectIds == null || !anyProject, "projectId: cannot be combined with anyProject()");
             projects = new Projects(projectIds == null ? List.of() : projectIds, anyProject);
             demand(

@@ -30,7 +30,7 @@ public record VerifyOptions(
         environmentId = environmentId == null ? "" : environmentId;
         projectIds = List.copyOf(projectIds);
         if (projectIds.contains("")) {
-            throw new IllegalArgumentException(Projects.NAMELESS);
+            throw new IllegalArgumentException(Projects.INVALID_PROJECT);
         }
     }
 
@@ -93,8 +93,8 @@ public record VerifyOptions(
      * @throws IllegalArgumentException if there is no id, or an empty one
      */
     public VerifyOptions withProject(String... ids) {
-        if (!Projects.areNamed(Arrays.asList(ids))) {
-            throw new IllegalArgumentException(Projects.NAMELESS);
+        if (!Projects.areValid(Arrays.asList(ids))) {
+            throw new IllegalArgumentException(Projects.INVALID_PROJECT);
         }
         return new VerifyOptions(requiredScopes, clientIp, environmentId, List.of(ids));
     }

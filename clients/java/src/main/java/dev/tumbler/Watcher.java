@@ -15,14 +15,14 @@ import java.util.concurrent.locks.ReentrantLock;
 
 /** Follows the Watch stream, and updates the cache. It reopens the stream whenever it breaks, until it is closed. */
 final class Watcher {
-    private static final long FIRST_PAUSE = Duration.ofMillis(100).toNanos();
-    private static final long LONGEST_PAUSE = Duration.ofSeconds(5).toNanos();
+    private static final long FIRST_BACKOFF = Duration.ofMillis(100).toNanos();
+    private static final long MAX_BACKOFF = Duration.ofSeconds(5).toNanos();
 
     private final ApiKeyServiceStub stub;
     private final ManagedChannel channel;
-    private final Memory memory;
+    private final Cache cache;
     private final String project;
-    private final Time time;
+    private final Clock clock;
     private final Duration heartbeat;
     private final System.Logger log;
 
@@ -36,16 +36,16 @@ final class Watcher {
     Watcher(
             ApiKeyServiceStub stub,
             ManagedChannel channel,
-            Memory memory,
+            Cache cache,
             String project,
-            Time time,
+            Clock clock,
             Duration heartbeat,
             System.Logger log) {
         this.stub = stub;
         this.channel = channel;
-        this.memory = memory;
+        this.cache = cache;
         this.project = project;
-        this.time = time;
+        this.clock = clock;
         this.heartbeat = heartbeat;
         this.log = log;
     }
@@ -57,7 +57,7 @@ final class Watcher {
             if (closed) {
                 return;
             }
-            stream = new Stream(memory.position().cursor());
+            stream = new Stream(cache.position().cursor());
             current = stream;
         } finally {
             lock.unlock();
@@ -66,13 +66,13 @@ final class Watcher {
         channel.resetConnectBackoff();
         WatchRequest request = WatchRequest.newBuilder()
                 .setProjectId(project)
-                .setStartCursor(stream.start)
+                .setStartCursor(stream.startCursor)
                 .setHeartbeatInterval(com.google.protobuf.Duration.newBuilder()
                         .setSeconds(heartbeat.getSeconds())
                         .setNanos(heartbeat.getNano()))
                 .build();
         Context.ROOT.run(() -> stub.watch(request, stream));
-        stream.mind();
+        stream.startWatchdog();
     }
 
     void close() {
@@ -92,16 +92,16 @@ final class Watcher {
 
     /** One stream. Its callbacks come one at a time. When it is no longer the current one, they do nothing. */
     private final class Stream implements ClientResponseObserver<WatchRequest, WatchResponse> {
-        private final String start;
-        private final long patience = heartbeat.toNanos() / 2 * 5;
+        private final String startCursor;
+        private final long maxSilence = heartbeat.toNanos() / 2 * 5;
         private volatile ClientCallStreamObserver<WatchRequest> call;
-        private final long opened = time.nanos();
-        private volatile long heard = opened;
-        private boolean begun;
-        private Runnable minder = () -> {};
+        private final long requestedAt = clock.now();
+        private volatile long lastMessageAt = requestedAt;
+        private boolean receivedAny;
+        private Runnable watchdog = () -> {};
 
-        Stream(String start) {
-            this.start = start;
+        Stream(String startCursor) {
+            this.startCursor = startCursor;
         }
 
         @Override
@@ -110,29 +110,30 @@ final class Watcher {
         }
 
         @Override
-        public void onNext(WatchResponse word) {
-            if (!take(word, time.nanos())
-                    && end(Status.CANCELLED.withDescription("its heartbeats arrive too late to be used"))) {
+        public void onNext(WatchResponse response) {
+            if (!handle(response, clock.now())
+                    && streamEnded(Status.CANCELLED.withDescription("its heartbeats arrive too late to be used"))) {
                 cancel();
             }
         }
 
         /** Processes a message, and returns whether to keep the stream. */
-        private boolean take(WatchResponse word, long now) {
+        private boolean handle(WatchResponse response, long now) {
             lock.lock();
             try {
                 if (current != this) {
                     return true;
                 }
-                heard = now;
+                lastMessageAt = now;
                 // Without a start cursor, changes before the first message are never delivered.
-                if (word.getReset() || !begun && start.isEmpty()) {
-                    memory.reset(word.getCursor());
+                if (response.getReset() || !receivedAny && startCursor.isEmpty()) {
+                    cache.reset(response.getCursor());
                 }
-                begun = true;
-                if (word.getEventsCount() > 0) {
-                    memory.hear(word.getEventsList(), word.getCursor());
-                } else if (!word.getReset() && !memory.beat(word.getCursor(), opened, age(word), now)) {
+                receivedAny = true;
+                if (response.getEventsCount() > 0) {
+                    cache.applyEvents(response.getEventsList(), response.getCursor());
+                } else if (!response.getReset()
+                        && !cache.applyHeartbeat(response.getCursor(), requestedAt, age(response), now)) {
                     return false;
                 }
                 if (failures > 0) {
@@ -145,21 +146,21 @@ final class Watcher {
             }
         }
 
-        private static Duration age(WatchResponse word) {
-            return word.hasStreamAge()
+        private static Duration age(WatchResponse response) {
+            return response.hasStreamAge()
                     ? Duration.ofSeconds(
-                            word.getStreamAge().getSeconds(), word.getStreamAge().getNanos())
+                            response.getStreamAge().getSeconds(), response.getStreamAge().getNanos())
                     : null;
         }
 
         @Override
         public void onError(Throwable failure) {
-            end(Status.fromThrowable(failure));
+            streamEnded(Status.fromThrowable(failure));
         }
 
         @Override
         public void onCompleted() {
-            end(Status.OK);
+            streamEnded(Status.OK);
         }
 
         void cancel() {
@@ -169,43 +170,43 @@ final class Watcher {
         }
 
         /** Closes and reopens the stream if it is silent for too long. */
-        void mind() {
+        void startWatchdog() {
             lock.lock();
             try {
                 if (current == this) {
-                    minder = time.after(patience - (time.nanos() - heard), this::look);
+                    watchdog = clock.after(maxSilence - (clock.now() - lastMessageAt), this::onWatchdog);
                 }
             } finally {
                 lock.unlock();
             }
         }
 
-        private void look() {
-            if (time.nanos() - heard < patience) {
-                mind();
-            } else if (end(Status.DEADLINE_EXCEEDED.withDescription("no heartbeat arrived in time"))) {
+        private void onWatchdog() {
+            if (clock.now() - lastMessageAt < maxSilence) {
+                startWatchdog();
+            } else if (streamEnded(Status.DEADLINE_EXCEEDED.withDescription("no heartbeat arrived in time"))) {
                 cancel();
                 channel.enterIdle(); // so that the next attempt is over another connection
             }
         }
 
         /** Schedules the next attempt, and returns whether this was the current stream. */
-        private boolean end(Status status) {
+        private boolean streamEnded(Status status) {
             lock.lock();
             try {
                 if (current != this) {
                     return false;
                 }
                 current = null;
-                minder.run();
-                time.after(pause(status), Watcher.this::open);
+                watchdog.run();
+                clock.after(backoff(status), Watcher.this::open);
                 return true;
             } finally {
                 lock.unlock();
             }
         }
 
-        private long pause(Status status) {
+        private long backoff(Status status) {
             log.log(
                     failures++ == 0 ? Level.WARNING : Level.DEBUG,
                     "the stream broke and will be reopened: {0}",
@@ -214,13 +215,13 @@ final class Watcher {
                             : status.getCode() + ": " + status.getDescription());
             switch (status.getCode()) {
                 case UNAUTHENTICATED, PERMISSION_DENIED -> {
-                    memory.distrust(time.nanos());
-                    return LONGEST_PAUSE;
+                    cache.invalidate(clock.now());
+                    return MAX_BACKOFF;
                 }
-                case INVALID_ARGUMENT -> memory.lose(start, time.nanos());
+                case INVALID_ARGUMENT -> cache.dropCursor(startCursor, clock.now());
                 default -> {}
             }
-            long most = Math.min(LONGEST_PAUSE, FIRST_PAUSE << Math.min(failures - 1, 10));
+            long most = Math.min(MAX_BACKOFF, FIRST_BACKOFF << Math.min(failures - 1, 10));
             return ThreadLocalRandom.current().nextLong(most);
         }
     }

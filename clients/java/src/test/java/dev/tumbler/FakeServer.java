@@ -73,14 +73,14 @@ final class FakeServer implements AutoCloseable {
 
     static String key(String id, char secret) {
         String text = "tmb_" + id + "_" + String.valueOf(secret).repeat(43);
-        return text + KeyForm.check(text);
+        return text + KeyFormat.check(text);
     }
 
     static VerifyResponse.Builder valid(String key) {
         return VerifyResponse.newBuilder()
                 .setValid(true)
                 .setCode(VerifyCode.VERIFY_CODE_VALID)
-                .setKeyId(KeyForm.idOf(key))
+                .setKeyId(KeyFormat.peekId(key))
                 .setProjectId("acme")
                 .setCheckTime(Timestamp.newBuilder().setSeconds(NOW))
                 .setCacheTtl(Duration.newBuilder().setSeconds(60))
@@ -154,12 +154,12 @@ final class FakeServer implements AutoCloseable {
             this.to = to;
         }
 
-        void beat(String cursor) {
+        void heartbeat(String cursor) {
             to.onNext(WatchResponse.newBuilder().setCursor(cursor).build());
         }
 
         /** Sends a heartbeat that confirms the instant at which the stream had this age. */
-        void beat(String cursor, java.time.Duration age) {
+        void heartbeat(String cursor, java.time.Duration age) {
             to.onNext(WatchResponse.newBuilder()
                     .setCursor(cursor)
                     .setStreamAge(Duration.newBuilder().setSeconds(age.getSeconds()).setNanos(age.getNano()))

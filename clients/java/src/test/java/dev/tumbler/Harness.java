@@ -276,7 +276,7 @@ final class Harness {
     }
 
     private static JsonObject wellFormed(JsonObject request) {
-        KeyForm form = KeyForm.parse(request.get("key").getAsString());
+        KeyFormat form = KeyFormat.parse(request.get("key").getAsString());
         JsonObject answer = with("well_formed", form != null);
         if (form != null) {
             answer.addProperty("prefix", form.prefix());

@@ -175,7 +175,7 @@ class ProjectsTest {
 
     @Test
     @DisplayName("A verifier whose own key sees all projects must say which, whatever a caller names.")
-    void unsaid() {
+    void lacksProject() {
         open(builder -> builder);
         server.answer(request -> valid(request.getKey()).setAnyProject(true));
         assertUnsaid(assertThrows(TumblerException.class, () -> verifier.verify(KEY)));

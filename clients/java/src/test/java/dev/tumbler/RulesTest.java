@@ -43,13 +43,13 @@ class RulesTest {
     Stream<DynamicTest> forms() throws Exception {
         return Vectors.of("keyformat.json")
                 .map(vector -> DynamicTest.dynamicTest(vector.get("name").getAsString(), () -> {
-                    KeyForm expected = vector.get("well_formed").getAsBoolean()
-                            ? new KeyForm(Vectors.text(vector, "prefix"), Vectors.text(vector, "id"))
+                    KeyFormat expected = vector.get("well_formed").getAsBoolean()
+                            ? new KeyFormat(Vectors.text(vector, "prefix"), Vectors.text(vector, "id"))
                             : null;
                     String key = text(vector.get("key"));
-                    assertEquals(expected, KeyForm.parse(key));
+                    assertEquals(expected, KeyFormat.parse(key));
                     if (expected != null) {
-                        assertEquals(expected.id(), KeyForm.idOf(key));
+                        assertEquals(expected.id(), KeyFormat.peekId(key));
                     }
                 }));
     }

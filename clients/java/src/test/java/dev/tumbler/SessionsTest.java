@@ -3,7 +3,7 @@ package dev.tumbler;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import dev.tumbler.Calls.Told;
+import dev.tumbler.Batcher.VerdictUntil;
 import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
@@ -23,12 +23,12 @@ class SessionsTest {
     private static final Duration TTL = Duration.ofSeconds(60);
     private static final UnavailableException DOWN = new UnavailableException("as the test has it");
 
-    private record Question(String key, VerifyOptions demand, CompletableFuture<Told> answer) {}
+    private record Question(String key, VerifyOptions demand, CompletableFuture<VerdictUntil> answer) {}
 
-    private final FakeTime time = new FakeTime();
+    private final FakeClock clock = new FakeClock();
     private final ArrayDeque<Question> asked = new ArrayDeque<>();
     private final List<String> ended = new ArrayList<>();
-    private long freshUntil = time.nanos() + STALENESS.toNanos();
+    private long freshUntil = clock.now() + STALENESS.toNanos();
     private final Sessions sessions = new Sessions(
             (key, demand) -> {
                 Question question = new Question(key, demand, new CompletableFuture<>());
@@ -36,9 +36,9 @@ class SessionsTest {
                 return question.answer;
             },
             now -> freshUntil - now,
-            new Fingerprints(),
+            new Digester(),
             STALENESS,
-            time);
+            clock);
 
     private static String id(int number) {
         return String.format("%016d", number);
@@ -49,33 +49,33 @@ class SessionsTest {
                 FakeServer.key(id(number)),
                 id(number),
                 VerifyOptions.requireScopes(scopes),
-                time.nanos() + TTL.toNanos(),
+                clock.now() + TTL.toNanos(),
                 since,
                 (verdict, failure) -> ended.add(name + " " + (failure == null ? verdict.code() : "undecided")));
     }
 
     private Runnable open(int number, String name) {
-        return open(number, name, sessions.words());
+        return open(number, name, sessions.changeCount());
     }
 
     private void pass(Duration span) {
-        time.pass(span);
-        time.pass(Duration.ZERO);
+        clock.pass(span);
+        clock.pass(Duration.ZERO);
     }
 
     private void changed(int number) {
-        sessions.heard(id(number));
+        sessions.changed(id(number));
         pass(Duration.ZERO);
     }
 
-    private void beat() {
-        freshUntil = time.nanos() + STALENESS.toNanos();
+    private void heartbeat() {
+        freshUntil = clock.now() + STALENESS.toNanos();
     }
 
     private void answer(Question question, Code code, Duration ttl) {
         Verification told = new Verification(
-                code, KeyForm.idOf(question.key), "", "", "", "", List.of(), java.util.Map.of(), Optional.empty(), false);
-        question.answer.complete(new Told(told, time.nanos() + ttl.toNanos()));
+                code, KeyFormat.peekId(question.key), "", "", "", "", List.of(), java.util.Map.of(), Optional.empty(), false);
+        question.answer.complete(new VerdictUntil(told, clock.now() + ttl.toNanos()));
         pass(Duration.ZERO);
     }
 
@@ -90,7 +90,7 @@ class SessionsTest {
         open(1, "one");
         for (int seconds = 5; seconds < 60; seconds += 5) {
             pass(Duration.ofSeconds(5));
-            beat();
+            heartbeat();
             assertTrue(asked.isEmpty());
         }
         pass(Duration.ofSeconds(5));
@@ -115,8 +115,8 @@ class SessionsTest {
     @Test
     @DisplayName("Streams of one key that were let in for different things are judged each by its own.")
     void demands() {
-        open(1, "reads", sessions.words(), "orders:read");
-        open(1, "writes", sessions.words(), "orders:write");
+        open(1, "reads", sessions.changeCount(), "orders:read");
+        open(1, "writes", sessions.changeCount(), "orders:write");
         changed(1);
         for (Question question : List.copyOf(asked)) {
             boolean lacks = question.demand.requiredScopes().contains("orders:write");
@@ -128,7 +128,7 @@ class SessionsTest {
     @Test
     @DisplayName("What is told between the verdict and the stream counts, and so does what is told while it is asked.")
     void told() {
-        long since = sessions.words();
+        long since = sessions.changeCount();
         changed(1);
         open(1, "one", since);
         pass(Duration.ZERO);
@@ -186,13 +186,13 @@ class SessionsTest {
         }
         for (int i = 0; i < 3; i++) {
             for (int number = 0; number < 10_000; number++) {
-                sessions.heard(id(number));
+                sessions.changed(id(number));
             }
         }
         pass(Duration.ZERO);
         int seen = 0;
         while (!asked.isEmpty()) {
-            assertTrue(asked.size() <= Sessions.MOST_ASKED);
+            assertTrue(asked.size() <= Sessions.MAX_CHECKS);
             seen++;
             answer(asked.remove(), Code.REVOKED, TTL);
         }
@@ -207,7 +207,7 @@ class SessionsTest {
         for (int number = 0; number < 3_000; number++) {
             open(number, "x");
         }
-        sessions.heard(null);
+        sessions.changed(null);
         int seen = 0;
         for (int i = 0; i < 30; i++) {
             pass(Duration.ofMillis(100));
@@ -216,7 +216,7 @@ class SessionsTest {
                 seen++;
                 answer(asked.remove(), Code.VALID, TTL);
             }
-            beat();
+            heartbeat();
         }
         assertEquals(3_000, seen);
     }
@@ -229,11 +229,11 @@ class SessionsTest {
             release.run();
             release.run();
         }
-        assertEquals(Duration.ofDays(365), time.untilNext());
+        assertEquals(Duration.ofDays(365), clock.untilNext());
         open(1, "one");
         sessions.close(DOWN);
         open(1, "two");
         assertEquals(List.of("one undecided", "two undecided"), ended);
-        assertEquals(Duration.ofDays(365), time.untilNext());
+        assertEquals(Duration.ofDays(365), clock.untilNext());
     }
 }

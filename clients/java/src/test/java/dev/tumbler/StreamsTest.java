@@ -78,7 +78,7 @@ class StreamsTest {
                 .timeout(Duration.ofSeconds(20))
                 .build();
         stream = tumbler.stream();
-        stream.beat("begun");
+        stream.heartbeat("begun");
         eventually(() -> verifier.cursor().equals("begun"));
     }
 
@@ -101,7 +101,7 @@ class StreamsTest {
                 .setValid(code == VerifyCode.VERIFY_CODE_VALID)
                 .setCode(code)
                 .setRevision(now));
-        stream.changed("r" + now, KeyForm.idOf(KEY), now);
+        stream.changed("r" + now, KeyFormat.peekId(KEY), now);
         eventually(() -> verifier.cursor().equals("r" + now));
         verifier.verify(KEY);
         next(tumbler.verifies);

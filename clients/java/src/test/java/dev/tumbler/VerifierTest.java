@@ -52,12 +52,12 @@ import org.junit.jupiter.params.provider.ValueSource;
 /** Tests of what docs/clients.md promises of a verifier. */
 @Timeout(60)
 class VerifierTest {
-    private static final String ID = KeyForm.idOf(KEY);
+    private static final String ID = KeyFormat.peekId(KEY);
     private static final String OTHER = key("1111111111111111");
     private static final VerifyOptions READ = VerifyOptions.requireScopes("orders:read");
     private static final VerifyOptions WRITE = VerifyOptions.requireScopes("orders:write");
 
-    private final FakeTime time = new FakeTime();
+    private final FakeClock clock = new FakeClock();
     private FakeServer server;
     private Verifier verifier;
 
@@ -75,15 +75,15 @@ class VerifierTest {
     }
 
     private Verifier.Builder options() {
-        return Verifier.builder(server.target()).apiKey("own-key").time(time).timeout(Duration.ofSeconds(20));
+        return Verifier.builder(server.target()).apiKey("own-key").clock(clock).timeout(Duration.ofSeconds(20));
     }
 
     /** Creates the verifier, and waits until it has processed the stream's first heartbeat. */
     private Stream listening(Verifier.Builder options) {
         verifier = options.build();
         Stream stream = server.stream();
-        stream.beat("c1");
-        heard("c1");
+        stream.heartbeat("c1");
+        handled("c1");
         return stream;
     }
 
@@ -91,7 +91,7 @@ class VerifierTest {
         return listening(options());
     }
 
-    private void heard(String cursor) {
+    private void handled(String cursor) {
         until(() -> verifier.cursor().equals(cursor));
     }
 
@@ -106,9 +106,9 @@ class VerifierTest {
     /** Advances time until the stream is reopened. */
     private Stream reconnected() {
         until(() -> {
-            Duration pause = time.untilNext();
+            Duration pause = clock.untilNext();
             if (pause.compareTo(Duration.ofSeconds(5)) <= 0) { // else it is the timer for a silent stream
-                time.pass(pause);
+                clock.pass(pause);
             }
             return !server.streams.isEmpty();
         });
@@ -231,9 +231,9 @@ class VerifierTest {
             server.answer(
                     request -> valid(request.getKey()).setExpireTime(Timestamp.newBuilder().setSeconds(NOW + 10)));
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(10).minusNanos(1_000));
+            clock.pass(Duration.ofSeconds(10).minusNanos(1_000));
             assertTrue(verifier.verify(KEY).valid());
-            time.pass(Duration.ofNanos(1_000));
+            clock.pass(Duration.ofNanos(1_000));
             assertEquals(Code.EXPIRED, verifier.verify(KEY).code());
             assertAsked(1);
         }
@@ -245,7 +245,7 @@ class VerifierTest {
             server.answer(
                     request -> valid(request.getKey()).setGraceExpireTime(Timestamp.newBuilder().setSeconds(NOW + 10)));
             assertTrue(verifier.verify(KEY).valid());
-            time.pass(Duration.ofSeconds(10));
+            clock.pass(Duration.ofSeconds(10));
             assertEquals(Code.SUPERSEDED, verifier.verify(KEY).code());
             assertAsked(1);
         }
@@ -255,13 +255,13 @@ class VerifierTest {
         void ttl() {
             listening();
             server.answer(request -> {
-                time.pass(Duration.ofSeconds(2)); // the time that the call takes
+                clock.pass(Duration.ofSeconds(2)); // the time that the call takes
                 return valid(request.getKey()).setCacheTtl(com.google.protobuf.Duration.newBuilder().setSeconds(10));
             });
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(8).minusNanos(1));
+            clock.pass(Duration.ofSeconds(8).minusNanos(1));
             assertTrue(verifier.verify(KEY).cached());
-            time.pass(Duration.ofNanos(1));
+            clock.pass(Duration.ofNanos(1));
             assertFalse(verifier.verify(KEY).cached());
             assertAsked(2);
         }
@@ -294,7 +294,7 @@ class VerifierTest {
         @Test
         @DisplayName("No more bytes than allowed are remembered, each record counted as it was received.")
         void evictionByBytes() {
-            listening(options().cacheBytes(3 * (1_000 + 200 + Memory.ENTRY_BYTES)));
+            listening(options().cacheBytes(3 * (1_000 + 200 + Cache.ENTRY_BYTES)));
             server.answer(request -> valid(request.getKey()).setName("n".repeat(1_000)));
             List<String> keys = IntStream.range(0, 50).mapToObj(i -> key("%016d".formatted(i))).toList();
             keys.forEach(key -> {
@@ -334,9 +334,9 @@ class VerifierTest {
         void fixedTtl() {
             verifier = options().watch(false).fixedTtl(Duration.ofSeconds(30)).build();
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(30).minusNanos(1));
+            clock.pass(Duration.ofSeconds(30).minusNanos(1));
             assertTrue(verifier.verify(KEY).cached());
-            time.pass(Duration.ofNanos(1));
+            clock.pass(Duration.ofNanos(1));
             assertFalse(verifier.verify(KEY).cached());
         }
 
@@ -345,7 +345,7 @@ class VerifierTest {
         void fixedTtlIsNoMore() {
             verifier = options().watch(false).fixedTtl(Duration.ofHours(1)).build();
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(60));
+            clock.pass(Duration.ofSeconds(60));
             assertFalse(verifier.verify(KEY).cached());
         }
     }
@@ -369,7 +369,7 @@ class VerifierTest {
             verifier.verify(KEY);
             verifier.verify(OTHER);
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
             assertEquals(Code.REVOKED, verifier.verify(KEY).code());
             assertTrue(verifier.verify(OTHER).cached());
@@ -382,7 +382,7 @@ class VerifierTest {
             verifier.verify(KEY);
             verifier.verify(OTHER);
             stream.reset("c2");
-            heard("c2");
+            handled("c2");
             assertEquals(0, verifier.remembered());
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -393,15 +393,15 @@ class VerifierTest {
             Stream stream = listening();
             verifier.verify(KEY);
             verifier.verify(OTHER);
-            stream.beat("c2");
-            heard("c2");
+            stream.heartbeat("c2");
+            handled("c2");
             stream.fail(Status.UNAVAILABLE);
             Stream second = reconnected();
             assertEquals("c2", second.request.getStartCursor());
             assertEquals(5, second.request.getHeartbeatInterval().getSeconds());
             second.changed("c3", ID, 2);
-            second.beat("c4");
-            heard("c4");
+            second.heartbeat("c4");
+            handled("c4");
             assertTrue(verifier.verify(OTHER).cached());
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -411,17 +411,17 @@ class VerifierTest {
         void stale() {
             Stream stream = listening();
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(10));
+            clock.pass(Duration.ofSeconds(10));
             assertTrue(verifier.verify(KEY).cached());
-            stream.beat("c2");
-            heard("c2");
-            time.pass(Duration.ofSeconds(12));
+            stream.heartbeat("c2");
+            handled("c2");
+            clock.pass(Duration.ofSeconds(12));
             assertTrue(verifier.verify(KEY).cached());
-            time.pass(Duration.ofSeconds(3));
+            clock.pass(Duration.ofSeconds(3));
             assertFalse(verifier.verify(KEY).cached());
             Stream second = server.stream();
-            second.beat("c3", Duration.ofSeconds(2));
-            heard("c3");
+            second.heartbeat("c3", Duration.ofSeconds(2));
+            handled("c3");
             assertTrue(verifier.verify(KEY).cached());
         }
 
@@ -430,12 +430,12 @@ class VerifierTest {
         void longOnItsWay() {
             Stream stream = listening(options().heartbeat(Duration.ofSeconds(10)));
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(10));
-            stream.beat("c2", Duration.ofSeconds(6));
-            heard("c2");
-            time.pass(Duration.ofSeconds(11).minusNanos(1));
+            clock.pass(Duration.ofSeconds(10));
+            stream.heartbeat("c2", Duration.ofSeconds(6));
+            handled("c2");
+            clock.pass(Duration.ofSeconds(11).minusNanos(1));
             assertTrue(verifier.verify(KEY).cached());
-            time.pass(Duration.ofNanos(1));
+            clock.pass(Duration.ofNanos(1));
             assertFalse(verifier.verify(KEY).cached());
         }
 
@@ -445,20 +445,20 @@ class VerifierTest {
         void tooLate(String which) {
             Stream stream = listening(options().heartbeat(Duration.ofSeconds(14)));
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(25));
+            clock.pass(Duration.ofSeconds(25));
             switch (which) {
                 case "a pile" -> {
-                    stream.beat("c2", Duration.ofSeconds(1));
-                    stream.beat("c2", Duration.ofSeconds(10));
+                    stream.heartbeat("c2", Duration.ofSeconds(1));
+                    stream.heartbeat("c2", Duration.ofSeconds(10));
                 }
-                case "old" -> stream.beat("c2", Duration.ofSeconds(10));
-                case "undated" -> stream.beat("c2");
-                default -> stream.beat("c2", Duration.ofSeconds(25).plusNanos(Memory.AHEAD + 1));
+                case "old" -> stream.heartbeat("c2", Duration.ofSeconds(10));
+                case "undated" -> stream.heartbeat("c2");
+                default -> stream.heartbeat("c2", Duration.ofSeconds(25).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
             }
             until(stream::cancelled);
             assertFalse(verifier.verify(KEY).cached());
-            reconnected().beat("c3", Duration.ZERO);
-            heard("c3");
+            reconnected().heartbeat("c3", Duration.ZERO);
+            handled("c3");
             assertTrue(verifier.verify(KEY).cached());
         }
 
@@ -467,11 +467,11 @@ class VerifierTest {
         void ofTheFuture() {
             Stream stream = listening();
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(1));
-            stream.beat("c2", Duration.ofSeconds(1).plusNanos(Memory.AHEAD));
-            heard("c2");
+            clock.pass(Duration.ofSeconds(1));
+            stream.heartbeat("c2", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD));
+            handled("c2");
             assertTrue(verifier.verify(KEY).cached());
-            stream.beat("c3", Duration.ofSeconds(1).plusNanos(Memory.AHEAD + 1));
+            stream.heartbeat("c3", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
             until(stream::cancelled);
             assertFalse(verifier.verify(KEY).cached());
         }
@@ -481,10 +481,10 @@ class VerifierTest {
         void wouldNotLast() {
             Stream stream = listening(options().heartbeat(Duration.ofSeconds(6)));
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(10));
-            stream.beat("c2", Duration.ofSeconds(1));
-            heard("c2");
-            stream.beat("c3", Duration.ofMillis(999));
+            clock.pass(Duration.ofSeconds(10));
+            stream.heartbeat("c2", Duration.ofSeconds(1));
+            handled("c2");
+            stream.heartbeat("c3", Duration.ofMillis(999));
             until(stream::cancelled);
             assertTrue(verifier.verify(KEY).cached());
         }
@@ -495,7 +495,7 @@ class VerifierTest {
         void denied(Code code) {
             listening(options().heartbeat(Duration.ofSeconds(14)));
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(15));
+            clock.pass(Duration.ofSeconds(15));
             VerifyCode told = VerifyCode.valueOf("VERIFY_CODE_" + code);
             server.answer(request -> valid(request.getKey()).setValid(false).setCode(told));
             assertEquals(code, verifier.verify(KEY).code());
@@ -507,7 +507,7 @@ class VerifierTest {
         void wrongSecretWhileStale() {
             listening(options().heartbeat(Duration.ofSeconds(14)));
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(15));
+            clock.pass(Duration.ofSeconds(15));
             server.answer(request -> FakeServer.denied(VerifyCode.VERIFY_CODE_NOT_FOUND));
             assertEquals(Code.NOT_FOUND, verifier.verify(FakeServer.key(ID, '7')).code());
             assertEquals(1, verifier.remembered());
@@ -518,10 +518,10 @@ class VerifierTest {
         void eventsAreNoWord() {
             Stream stream = listening();
             verifier.verify(KEY);
-            time.pass(Duration.ofSeconds(12));
+            clock.pass(Duration.ofSeconds(12));
             stream.changed("c2", "2222222222222222", 2);
-            heard("c2");
-            time.pass(Duration.ofSeconds(3));
+            handled("c2");
+            clock.pass(Duration.ofSeconds(3));
             assertFalse(verifier.verify(KEY).cached());
         }
 
@@ -529,9 +529,9 @@ class VerifierTest {
         @DisplayName("A stream that says nothing for two and a half heartbeats is opened anew, over another connection.")
         void silence() {
             Stream stream = listening();
-            time.pass(Duration.ofMillis(12_499));
+            clock.pass(Duration.ofMillis(12_499));
             assertTrue(server.streams.isEmpty());
-            time.pass(Duration.ofMillis(1));
+            clock.pass(Duration.ofMillis(1));
             Stream second = reconnected();
             assertEquals("c1", second.request.getStartCursor());
             assertNotEquals(stream.peer, second.peer);
@@ -545,11 +545,11 @@ class VerifierTest {
             for (int i = 0; i < 12; i++) {
                 server.stream().fail(Status.UNAVAILABLE);
                 Duration most = Duration.ofMillis(Math.min(5_000, 100L << i));
-                until(() -> time.untilNext().compareTo(most) <= 0);
-                time.pass(time.untilNext());
+                until(() -> clock.untilNext().compareTo(most) <= 0);
+                clock.pass(clock.untilNext());
             }
-            server.stream().beat("c1");
-            heard("c1");
+            server.stream().heartbeat("c1");
+            handled("c1");
         }
 
         @ParameterizedTest
@@ -560,15 +560,15 @@ class VerifierTest {
             verifier.verify(KEY);
             stream.fail(Status.fromCode(Status.Code.valueOf(status)));
             until(() -> verifier.remembered() == 0);
-            until(() -> time.untilNext().compareTo(Duration.ofSeconds(5)) <= 0);
-            assertEquals(Duration.ofSeconds(5), time.untilNext());
+            until(() -> clock.untilNext().compareTo(Duration.ofSeconds(5)) <= 0);
+            assertEquals(Duration.ofSeconds(5), clock.untilNext());
             verifier.verify(KEY);
             assertFalse(verifier.verify(KEY).cached());
-            time.pass(Duration.ofSeconds(5));
+            clock.pass(Duration.ofSeconds(5));
             Stream second = server.stream();
             assertEquals("c1", second.request.getStartCursor());
-            second.beat("c2");
-            heard("c2");
+            second.heartbeat("c2");
+            handled("c2");
             verifier.verify(KEY);
             assertTrue(verifier.verify(KEY).cached());
         }
@@ -586,8 +586,8 @@ class VerifierTest {
             assertFalse(verifier.verify(KEY).cached());
             Stream third = reconnected();
             assertEquals("", third.request.getStartCursor());
-            third.beat("c9");
-            heard("c9");
+            third.heartbeat("c9");
+            handled("c9");
             verifier.verify(KEY);
             assertTrue(verifier.verify(KEY).cached());
         }
@@ -648,7 +648,7 @@ class VerifierTest {
         void olderThanAnEvent() throws Exception {
             Stream stream = asking();
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             assertRemembered(false);
         }
 
@@ -658,7 +658,7 @@ class VerifierTest {
             server.answer(request -> valid(request.getKey()).setRevision(2));
             Stream stream = asking();
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             assertRemembered(true);
         }
 
@@ -667,7 +667,7 @@ class VerifierTest {
         void anotherKey() throws Exception {
             Stream stream = asking();
             stream.changed("c2", "2222222222222222", 2);
-            heard("c2");
+            handled("c2");
             assertRemembered(true);
         }
 
@@ -675,10 +675,10 @@ class VerifierTest {
         @DisplayName("is not remembered where more keys have changed since than are kept.")
         void tooManyChanges() throws Exception {
             Stream stream = asking();
-            for (int i = 0; i <= Memory.CHANGES; i++) {
+            for (int i = 0; i <= Cache.MAX_CHANGES; i++) {
                 stream.changed("c" + (i + 2), "%016d".formatted(i), i + 2);
             }
-            heard("c" + (Memory.CHANGES + 2));
+            handled("c" + (Cache.MAX_CHANGES + 2));
             assertRemembered(false);
         }
 
@@ -687,8 +687,8 @@ class VerifierTest {
         void reset() throws Exception {
             Stream stream = asking();
             stream.reset("c2");
-            stream.beat("c3");
-            heard("c3");
+            stream.heartbeat("c3");
+            handled("c3");
             assertRemembered(false);
         }
 
@@ -700,8 +700,8 @@ class VerifierTest {
             gate = server.hold();
             asked = later(verifier, KEY, VerifyOptions.NONE);
             next(server.verifies);
-            stream.beat("c1");
-            heard("c1");
+            stream.heartbeat("c1");
+            handled("c1");
             assertRemembered(false);
         }
 
@@ -711,7 +711,7 @@ class VerifierTest {
             Stream stream = asking();
             server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
             stream.changed("c2", ID, 2);
-            heard("c2");
+            handled("c2");
             CompletableFuture<Verification> after = later(verifier, KEY, VerifyOptions.NONE);
             next(server.verifies);
             gate.countDown();
@@ -902,7 +902,7 @@ class VerifierTest {
             List<Integer> sizes = gathered(
                     21, i -> VerifyOptions.requireScopes("s".repeat(i == 20 ? 300_000 : 40_000)));
             assertEquals(Set.of(6, 2), Set.copyOf(sizes));
-            server.batches.forEach(batch -> assertTrue(batch.getSerializedSize() <= Calls.MOST_BYTES));
+            server.batches.forEach(batch -> assertTrue(batch.getSerializedSize() <= Batcher.MAX_BATCH_BYTES));
         }
 
         @Test
@@ -962,7 +962,7 @@ class VerifierTest {
             int port = server.port();
             server.close();
             assertTrue(verifier.verify(KEY).valid());
-            time.pass(Duration.ofSeconds(15));
+            clock.pass(Duration.ofSeconds(15));
             assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
             server = new FakeServer(port);
             assertEquals("c1", reconnected().request.getStartCursor());
@@ -1116,7 +1116,7 @@ class VerifierTest {
         void printing() {
             listening();
             Verification told = verifier.verify(KEY);
-            for (Object thing : List.of(verifier, options(), told, READ, KeyForm.parse(KEY))) {
+            for (Object thing : List.of(verifier, options(), told, READ, KeyFormat.parse(KEY))) {
                 assertFalse(thing.toString().contains("own-key"), thing.toString());
                 assertFalse(thing.toString().contains(KEY.substring(22)), thing.toString());
             }

@@ -105,36 +105,36 @@ public final class KeyInterceptor implements ServerInterceptor {
             return next.startCall(call, headers);
         }
         if (verdict.isDone()) {
-            return judge(verdict, call, headers, next, hold);
+            return admit(verdict, call, headers, next, hold);
         }
         CompletableFuture<Verification> awaited = verdict;
         Function<HeldCall<Q, A>, Runnable> holding = hold;
         DeferredListener<Q> waiting = new DeferredListener<>(call);
         Context context = Context.current();
         awaited.whenCompleteAsync(
-                (told, failure) ->
-                        context.run(() -> waiting.proceed(() -> judge(awaited, call, headers, next, holding))),
+                (verification, failure) ->
+                        context.run(() -> waiting.proceed(() -> admit(awaited, call, headers, next, holding))),
                 executor);
         return waiting;
     }
 
-    private <Q, A> ServerCall.Listener<Q> judge(
+    private <Q, A> ServerCall.Listener<Q> admit(
             CompletableFuture<Verification> verdict,
             ServerCall<Q, A> call,
             Metadata headers,
             ServerCallHandler<Q, A> next,
             Function<HeldCall<Q, A>, Runnable> hold) {
-        Verification told;
+        Verification verification;
         try {
-            told = verdict.join();
+            verification = verdict.join();
         } catch (RuntimeException failure) {
             return refuse(call, Guards.refusal(failure));
         }
-        Optional<Refusal> refusal = Guards.refusal(told);
+        Optional<Refusal> refusal = Guards.refusal(verification);
         if (refusal.isPresent()) {
             return refuse(call, refusal.get());
         }
-        Context identified = Context.current().withValue(IDENTITY, told);
+        Context identified = Context.current().withValue(IDENTITY, verification);
         if (!endStreams || call.getMethodDescriptor().getType() == MethodDescriptor.MethodType.UNARY) {
             return Contexts.interceptCall(identified, call, headers, next);
         }

@@ -86,7 +86,7 @@ public final class KeyFilter implements Filter {
         AtomicReference<Function<Runnable, Runnable>> hold = new AtomicReference<>();
         Optional<Refusal> refusal;
         try {
-            refusal = exempt.test(http) ? Optional.empty() : judge(http, hold);
+            refusal = exempt.test(http) ? Optional.empty() : check(http, hold);
         } catch (RuntimeException failure) {
             refusal = Optional.of(Guards.refusal(failure));
         }
@@ -158,7 +158,7 @@ public final class KeyFilter implements Filter {
         }
     }
 
-    private Optional<Refusal> judge(
+    private Optional<Refusal> check(
             HttpServletRequest request, AtomicReference<Function<Runnable, Runnable>> hold) {
         Optional<String> key =
                 Guards.presentedKey(all(request, "Authorization"), all(request, "X-API-Key"));
@@ -168,11 +168,11 @@ public final class KeyFilter implements Filter {
         VerifyOptions demand =
                 new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId, projectIds);
         long since = Guards.moment(verifier);
-        Verification told = verifier.verify(key.get(), demand);
-        Optional<Refusal> refusal = Guards.refusal(told);
+        Verification verification = verifier.verify(key.get(), demand);
+        Optional<Refusal> refusal = Guards.refusal(verification);
         if (refusal.isEmpty()) {
-            request.setAttribute(IDENTITY, told);
-            hold.set(end -> Guards.hold(verifier, key.get(), demand, told, since, refused -> end.run()));
+            request.setAttribute(IDENTITY, verification);
+            hold.set(end -> Guards.hold(verifier, key.get(), demand, verification, since, refused -> end.run()));
         }
         return refusal;
     }

@@ -5,9 +5,9 @@ import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 
 /** The source of time. Tests use one that moves only when they advance it. */
-interface Time extends AutoCloseable {
+interface Clock extends AutoCloseable {
     /** Returns the monotonic clock in nanoseconds, see {@link System#nanoTime}. Only differences have a meaning. */
-    long nanos();
+    long now();
 
     /** Runs a short task once, after {@code nanos} nanoseconds, unless the returned Runnable is run first. */
     Runnable after(long nanos, Runnable task);
@@ -17,7 +17,7 @@ interface Time extends AutoCloseable {
     void close();
 
     /** Returns the system's time, with one thread that runs the tasks. */
-    static Time real() {
+    static Clock system() {
         ScheduledThreadPoolExecutor timer = new ScheduledThreadPoolExecutor(1, task -> {
             Thread thread = new Thread(task, "tumbler-timer");
             thread.setDaemon(true);
@@ -26,9 +26,9 @@ interface Time extends AutoCloseable {
         timer.setRemoveOnCancelPolicy(true);
         timer.setExecuteExistingDelayedTasksAfterShutdownPolicy(false);
         timer.setRejectedExecutionHandler((task, executor) -> {}); // already closed
-        return new Time() {
+        return new Clock() {
             @Override
-            public long nanos() {
+            public long now() {
                 return System.nanoTime();
             }
 

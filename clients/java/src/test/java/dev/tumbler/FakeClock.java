@@ -5,14 +5,14 @@ import java.util.Comparator;
 import java.util.PriorityQueue;
 
 /** Time that moves only when a test advances it. Tasks that become due run at once, in the test's thread. */
-final class FakeTime implements Time {
+final class FakeClock implements Clock {
     private record Task(long due, Runnable task) {}
 
     private final PriorityQueue<Task> tasks = new PriorityQueue<>(Comparator.comparingLong(Task::due));
     private long now = Long.MAX_VALUE - 1_000_000_000; // overflows soon, as System.nanoTime may
 
     @Override
-    public synchronized long nanos() {
+    public synchronized long now() {
         return now;
     }
 

@@ -6,7 +6,7 @@ import java.util.regex.Pattern;
 import java.util.zip.CRC32;
 
 /** The parts of a key, {@code <prefix>_<id>_<secret><check>}, that are not secret. */
-record KeyForm(String prefix, String id) {
+record KeyFormat(String prefix, String id) {
     static final int MAX_LENGTH = 32 + 1 + 16 + 1 + 43 + 6;
 
     private static final String DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -23,7 +23,7 @@ record KeyForm(String prefix, String id) {
      * Splits a key into its parts, after verifying its form and its check. Returns null if the text is not exactly one
      * key. The effort is bounded, however long the text is.
      */
-    static KeyForm parse(String text) {
+    static KeyFormat parse(String text) {
         if (text.length() > MAX_LENGTH) {
             return null;
         }
@@ -31,14 +31,14 @@ record KeyForm(String prefix, String id) {
         if (!match.matches() || !text.endsWith(check(text.substring(0, text.length() - CHECK_LENGTH)))) {
             return null;
         }
-        return new KeyForm(match.group(1), match.group(2));
+        return new KeyFormat(match.group(1), match.group(2));
     }
 
     /**
      * Returns the id if the text is a key, or null if its length rules that out. Enough for a lookup whose result is
      * verified by other means; {@link #parse} costs several times as much.
      */
-    static String idOf(String text) {
+    static String peekId(String text) {
         int length = text.length();
         return length <= ID_TO_END || length > MAX_LENGTH
                 ? null

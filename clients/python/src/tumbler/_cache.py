@@ -31,10 +31,10 @@ Clock = Callable[[], int]
 NEVER = 2**63 - 1
 """Later than every instant."""
 
-CHANGES_KEPT = 1_024
+MAX_CHANGES = 1_024
 """For how many changed keys the last revision is kept."""
 
-AHEAD = SECOND // 2
+MAX_HEARTBEAT_LEAD = SECOND // 2
 """How far the server's clock may run ahead of ours while a stream is open. If it is further ahead, ours stopped."""
 
 ENTRY_BYTES = 1_024
@@ -46,7 +46,7 @@ _steady_ns: Callable[[], int] = (
     else time.monotonic_ns
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_LASTING = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
+_DEPENDS_ON_DEMAND = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
 """Codes that depend on the demand. The key itself is neither revoked, superseded, inactive nor expired."""
 _UNPROVEN = frozenset({Code.MALFORMED, Code.NOT_FOUND})
 """Codes that say nothing about the key."""
@@ -99,29 +99,29 @@ class Answer(NamedTuple):
 
     code: Code
     record: KeyRecord | None
-    ahead: int
+    clock_offset: int
     """Microseconds from our clock to the server's. Never too few."""
     ttl: int
-    until: int
+    expires_at: int
     """When the answer expires, by our clock. Counted from before the call was sent."""
     revision: int
     size: int
     """Size of the response in bytes."""
 
-    def verdict(self, demand: Demand, now: int, sent: bool) -> Verification:
-        """Return the verdict on a demand. ``sent``: the server decided this demand, apart from the projects."""
+    def verdict(self, demand: Demand, now: int, was_sent: bool) -> Verification:
+        """Return the verdict on a demand. ``was_sent``: the server decided this demand, apart from the projects."""
         code = self.code
         if self.record is None:
             return Verification(code)
         if demand.project_ids and self.record.project_id not in demand.project_ids:
             return Verification(Code.NOT_FOUND)
-        if not sent and code in _LASTING:
-            code = decide(self.record, demand, now + self.ahead)
-        return self.record.verification(code, cached=False, until=self.until)
+        if not was_sent and code in _DEPENDS_ON_DEMAND:
+            code = decide(self.record, demand, now + self.clock_offset)
+        return self.record.verification(code, cached=False, until=self.expires_at)
 
 
-def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
-    """Return what a response says about a presented key. ``sent`` is when the call was sent, by our clock.
+def read_answer(response: pb.VerifyResponse, key: str, sent_at: int) -> Answer:
+    """Return what a response says about a presented key. ``sent_at`` is when the call was sent, by our clock.
 
     Raises:
         ValueError, OverflowError: This version does not understand the response, or it contradicts itself.
@@ -132,7 +132,7 @@ def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
         raise ValueError("the answer contradicts itself")
     record = None
     if code not in _UNPROVEN:
-        if response.key_id != id_in(key):
+        if response.key_id != peek_id(key):
             raise ValueError("the answer is about another key")
         if not response.HasField("check_time"):
             raise ValueError("the answer does not say when it was checked")
@@ -152,15 +152,15 @@ def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
         for cidr in record.allowed_cidrs:
             parse_network(cidr)
     ttl = _span(response.cache_ttl)
-    ahead = _instant(response.check_time) - sent
-    return Answer(code, record, ahead, ttl, sent + ttl, response.revision, response.ByteSize())
+    clock_offset = _instant(response.check_time) - sent_at
+    return Answer(code, record, clock_offset, ttl, sent_at + ttl, response.revision, response.ByteSize())
 
 
 def _span(duration: Duration) -> int:
     return duration.seconds * SECOND + duration.nanos // 1000
 
 
-def id_in(key: str) -> str:
+def peek_id(key: str) -> str:
     """Return the part of the text that is the id if the text is a key."""
     return key[-66:-50]
 
@@ -171,23 +171,23 @@ def _instant(timestamp: Timestamp) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    tag: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
     record: KeyRecord
-    granted: Verification
-    until: int
-    ahead: int
+    valid_verdict: Verification
+    expires_at: int
+    clock_offset: int
     size: int
 
 
-class Moment(NamedTuple):
-    """What the cache had received from the stream when a call began."""
+class Position(NamedTuple):
+    """What the stream had delivered when a call began."""
 
-    resets: int
-    changes: int
+    generation: int
+    change_count: int
     cursor: str
 
 
-class Memory:
+class Cache:
     """The records of recently presented keys, the freshness of the stream, and the rule that joins the two."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -195,20 +195,20 @@ class Memory:
         self._max_staleness = int(settings.max_staleness * SECOND)
         self._heartbeat = int(settings.heartbeat * SECOND)
         self._fixed_ttl = None if settings.fixed_ttl is None else int(settings.fixed_ttl * SECOND)
-        self._most = settings.cache_size if settings.watch or settings.fixed_ttl is not None else 0
-        self._most_bytes = settings.cache_bytes
+        self._max_entries = settings.cache_size if settings.watch or settings.fixed_ttl is not None else 0
+        self._max_bytes = settings.cache_bytes
         self._bytes = 0
-        self._hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
+        self._keyed_hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._recent: OrderedDict[str, int] = OrderedDict()
-        self._floor = 0
-        self._resets = 0
-        self._changes = 0
+        self._changes: OrderedDict[str, int] = OrderedDict()
+        self._revision_floor = 0
+        self._generation = 0
+        self._change_count = 0
         self._fresh_until = -NEVER if self._fixed_ttl is None else NEVER
         self._lock = threading.Lock()
         self.cursor = ""
         """The position in the stream. Empty: start over."""
-        self.heard: Callable[[str | None], None] = lambda _: None
+        self.on_change: Callable[[str | None], None] = lambda _: None
         """Called with the id of each key that is evicted because it changed or may have changed. None: all keys."""
 
     def __len__(self) -> int:
@@ -219,7 +219,7 @@ class Memory:
         """Until when the last heartbeat keeps the cache fresh."""
         return self._fresh_until
 
-    def recall(self, key: str, demand: Demand) -> Verification | None:
+    def lookup(self, key: str, demand: Demand) -> Verification | None:
         """Return the verdict on a cached key, or None if the server must decide.
 
         It takes no lock: each operation on the dictionary is atomic, and an entry never changes.
@@ -229,138 +229,141 @@ class Memory:
         if entry is None:
             return None
         now = self._clock()
-        if now >= self._fresh_until or now >= entry.until:
+        if now >= self._fresh_until or now >= entry.expires_at:
             return None
-        if not compare_digest(self.tag(key), entry.tag):
+        if not compare_digest(self.digest(key), entry.digest):
             # An id has one key, and this is not it.
             return Verification(Code.NOT_FOUND, cached=True) if keyformat.is_well_formed(key) else None
         try:  # noqa: SIM105 - suppress() costs as much as all the rest of this function
             self._entries.move_to_end(key_id)
         except KeyError:
             pass  # evicted a moment ago, after this call began
-        code = decide(entry.record, demand, now + entry.ahead)
+        code = decide(entry.record, demand, now + entry.clock_offset)
         if code is Code.VALID:
-            return entry.granted
+            return entry.valid_verdict
         return entry.record.verification(code, cached=True)
 
-    def moment(self) -> Moment:
+    def position(self) -> Position:
         """Return what the stream has delivered so far."""
         with self._lock:
-            return Moment(self._resets, self._changes, self.cursor)
+            return Position(self._generation, self._change_count, self.cursor)
 
-    def shareable(self, since: Moment) -> bool:
+    def unchanged_since(self, position: Position) -> bool:
         """Return whether a caller may share the answer to a call from then: fresh, and nothing was delivered since."""
-        return self._clock() < self._fresh_until and (since.resets, since.changes) == (self._resets, self._changes)
+        return self._clock() < self._fresh_until and (position.generation, position.change_count) == (
+            self._generation,
+            self._change_count,
+        )
 
-    def remember(self, key: str, answer: Answer, sent: int, since: Moment) -> None:
+    def store(self, key: str, answer: Answer, sent_at: int, position: Position) -> None:
         """Cache an answer for its lifetime, if nothing that the stream delivered since the call began contradicts it.
 
         An answer that denies the key itself evicts it, whatever the stream has delivered so far.
         """
         record, ttl, size = answer.record, answer.ttl, answer.size + ENTRY_BYTES
-        if answer.code not in _LASTING:
-            self._refuse(key)
+        if answer.code not in _DEPENDS_ON_DEMAND:
+            self._evict_denied(key)
             return
-        if record is None or ttl <= 0 or not self._most or size > self._most_bytes:
+        if record is None or ttl <= 0 or not self._max_entries or size > self._max_bytes:
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
-        granted = record.verification(Code.VALID, cached=True, until=sent + ttl)
-        entry = _Entry(self.tag(key), record, granted, sent + ttl, answer.ahead, size)
+        valid_verdict = record.verification(Code.VALID, cached=True, until=sent_at + ttl)
+        entry = _Entry(self.digest(key), record, valid_verdict, sent_at + ttl, answer.clock_offset, size)
         with self._lock:
-            if self._resets != since.resets or self._clock() >= self._fresh_until:
+            if self._generation != position.generation or self._clock() >= self._fresh_until:
                 return
-            if answer.revision < self._recent.get(record.key_id, self._floor):
+            if answer.revision < self._changes.get(record.key_id, self._revision_floor):
                 return
-            self._forget(record.key_id)
+            self._evict(record.key_id)
             self._entries[record.key_id] = entry
             self._bytes += size
-            while len(self._entries) > self._most or self._bytes > self._most_bytes:
+            while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
                 self._bytes -= self._entries.popitem(last=False)[1].size
 
-    def told(self, response: pb.WatchResponse, anew: bool, opened: int) -> bool:
-        """Apply a message of a stream that was requested at ``opened``. Return whether to keep the stream.
+    def apply(self, response: pb.WatchResponse, first_without_cursor: bool, requested_at: int) -> bool:
+        """Apply a message of a stream that was requested at ``requested_at``. Return whether to keep the stream.
 
-        ``anew``: it is the first message of a stream that started without a cursor.
+        ``first_without_cursor``: it is the first message of a stream that started without a cursor.
 
         Only a heartbeat says that the stream has delivered everything, so only a heartbeat renews freshness. It may
         have travelled or waited for long: it counts from the instant that it confirms.
         """
         with self._lock:
-            if response.reset or anew:
-                self._forget_all()
+            if response.reset or first_without_cursor:
+                self._reset()
             for event in response.events:
-                self._changes += 1
-                self._forget(event.key_id)
-                self.heard(event.key_id)
-                self._recent[event.key_id] = event.revision
-                self._recent.move_to_end(event.key_id)
-                if len(self._recent) > CHANGES_KEPT:
-                    self._floor = self._recent.popitem(last=False)[1]
+                self._change_count += 1
+                self._evict(event.key_id)
+                self.on_change(event.key_id)
+                self._changes[event.key_id] = event.revision
+                self._changes.move_to_end(event.key_id)
+                if len(self._changes) > MAX_CHANGES:
+                    self._revision_floor = self._changes.popitem(last=False)[1]
             if response.cursor:
                 self.cursor = response.cursor
             if response.events or response.reset:
                 return True
-            return self._renew(response, opened)
+            return self._apply_heartbeat(response, requested_at)
 
-    def lose_cursor(self, cursor: str) -> None:
+    def drop_cursor(self, cursor: str) -> None:
         """Evict everything, and drop the cursor if it is still this one: the server does not know it."""
         with self._lock:
-            self._forget_all()
+            self._reset()
             if self.cursor == cursor:
                 self.cursor = ""
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """Evict everything, and cache nothing until the next heartbeat."""
         with self._lock:
-            self._forget_all()
+            self._reset()
             self._fresh_until = -NEVER
 
     def abandon(self) -> None:
-        """Distrust, in a forked process. The thread that held the lock does not exist here."""
+        """Invalidate, in a forked process. The thread that held the lock does not exist here."""
         self._lock = threading.Lock()
-        self.distrust()
+        self.invalidate()
 
-    def _renew(self, heartbeat: pb.WatchResponse, opened: int) -> bool:
+    def _apply_heartbeat(self, heartbeat: pb.WatchResponse, requested_at: int) -> bool:
         now = self._clock()
         if heartbeat.HasField("stream_age"):
             # The server opened the stream after we requested it, so this instant is never too late.
-            true_at = opened + _span(heartbeat.stream_age)
-            if true_at > now + AHEAD:  # this machine was stopped, and its clock with it
+            confirmed_at = requested_at + _span(heartbeat.stream_age)
+            if confirmed_at > now + MAX_HEARTBEAT_LEAD:  # this machine was stopped, and its clock with it
                 self._fresh_until = -NEVER
                 return False
-        elif opened < self._fresh_until <= now:
+        elif requested_at < self._fresh_until <= now:
             return False  # from an older server: it may have waited for as long as we received nothing
         else:
-            true_at = now
-        age = max(0, now - true_at)
+            confirmed_at = now
+        age = max(0, now - confirmed_at)
         self._fresh_until = max(self._fresh_until, now - age + self._max_staleness)
         # If freshness would lapse before the next heartbeat, the stream is slow, or took long to open.
         return age <= max(SECOND, self._max_staleness - self._heartbeat)
 
-    def _refuse(self, key: str) -> None:
+    def _evict_denied(self, key: str) -> None:
         with self._lock:
-            entry = self._entries.get(id_in(key))
-            if entry is not None and compare_digest(entry.tag, self.tag(key)):
-                self._forget(entry.record.key_id)
-                self.heard(entry.record.key_id)
+            entry = self._entries.get(peek_id(key))
+            if entry is not None and compare_digest(entry.digest, self.digest(key)):
+                self._evict(entry.record.key_id)
+                self.on_change(entry.record.key_id)
 
-    def _forget(self, key_id: str) -> None:
+    def _evict(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)
         if entry is not None:
             self._bytes -= entry.size
 
-    def _forget_all(self) -> None:
+    def _reset(self) -> None:
         self._entries.clear()
         self._bytes = 0
-        self._recent.clear()
+        self._changes.clear()
         # After an older backup was restored, revisions count from there again.
-        self._floor = 0
-        self._resets += 1
-        self.heard(None)
+        self._revision_floor = 0
+        self._generation += 1
+        self.on_change(None)
 
-    def tag(self, key: str) -> bytes:
-        """Return a digest of the key, made with a random key of this process."""
-        keyed = self._hash.copy()
+    def digest(self, key: str) -> bytes:
+        """Return the digest of a key, made with a random key of this process."""
+        keyed = self._keyed_hash.copy()
         keyed.update(key.encode())
         return keyed.digest()

@@ -9,7 +9,7 @@ from tests.clients.conformance.link import Link
 from tests.clients.conformance.programs import PATIENCE
 from tests.clients.conformance.scene import Scene, outcome
 from tests.clients.conformance.test_outages import BOUND, LATE, QUICK
-from tests.clients.python.fake import OWN_KEY, Fake, id_of, key_of
+from tests.clients.python.fake_server import OWN_KEY, FakeServer, id_of, key_of
 from tumbler.v1 import api_key_service_pb2 as pb
 
 PILED = BOUND + 0.5
@@ -89,7 +89,7 @@ ODD = {
 
 def test_the_server_makes_no_sense(scene: Scene) -> None:
     """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
-    fake = Fake()
+    fake = FakeServer()
     try:
         answer = scene.program.call("open", target=fake.target, api_key=OWN_KEY, timeout=10_000)
         assert answer == {}

@@ -32,16 +32,16 @@ const (
 	// largestAnswer leaves room above the server's own limit of 3 MiB; gRPC's default of 4 MiB leaves little.
 	largestAnswer = 16 << 20
 
-	connectAtMost = 5 * time.Second
-	pingAfter     = 10 * time.Second // the minimum of gRPC, and of the server
-	pingAtMost    = 5 * time.Second
+	maxConnectTime = 5 * time.Second
+	pingAfter      = 10 * time.Second // the minimum of gRPC, and of the server
+	maxPingTime    = 5 * time.Second
 
-	// reconnectAfter is the minimum time between two replacements of the channel. Reconnecting must not load a server
-	// that is only slow.
-	reconnectAfter = 10 * time.Second
+	// minReconnectInterval is the minimum time between two replacements of the channel. Reconnecting must not load a
+	// server that is only slow.
+	minReconnectInterval = 10 * time.Second
 
-	// spare is how long a replaced channel stays open after the deadline of its last call.
-	spare = time.Second
+	// linger is how long a replaced channel stays open after the deadline of its last call.
+	linger = time.Second
 )
 
 // connection is a channel to the servers that is replaced if they are silent for too long. If a server hangs while its
@@ -50,11 +50,11 @@ type connection struct {
 	dial    func() (*grpc.ClientConn, error)
 	timeout time.Duration
 
-	mu       sync.Mutex
-	current  *grpc.ClientConn
-	former   *grpc.ClientConn // the replaced channel, to be closed soon; nil: none
-	replaced time.Time
-	closed   bool
+	mu            sync.Mutex
+	current       *grpc.ClientConn
+	former        *grpc.ClientConn // the replaced channel, to be closed soon; nil: none
+	reconnectedAt time.Time
+	closed        bool
 }
 
 func connect(target string, s *settings) (*connection, error) {
@@ -80,12 +80,12 @@ func (c *connection) channel() *grpc.ClientConn {
 	return c.current
 }
 
-// suspect makes new connections for later calls, at most once in reconnectAfter. The Watch stream reopens over them
-// when the former channel closes.
-func (c *connection) suspect() {
+// reconnect makes new connections for later calls, at most once in minReconnectInterval. The Watch stream reopens over
+// them when the former channel closes.
+func (c *connection) reconnect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || !c.replaced.IsZero() && time.Since(c.replaced) < reconnectAfter {
+	if c.closed || !c.reconnectedAt.IsZero() && time.Since(c.reconnectedAt) < minReconnectInterval {
 		return
 	}
 	channel, err := c.dial()
@@ -96,8 +96,8 @@ func (c *connection) suspect() {
 		c.former.Close()
 	}
 	former := c.current
-	c.current, c.former, c.replaced = channel, former, time.Now()
-	time.AfterFunc(c.timeout+spare, func() { former.Close() }) // fails only if it is closed already
+	c.current, c.former, c.reconnectedAt = channel, former, time.Now()
+	time.AfterFunc(c.timeout+linger, func() { former.Close() }) // fails only if it is closed already
 }
 
 func (c *connection) close() {
@@ -123,10 +123,10 @@ func dial(target string, s *settings) (*grpc.ClientConn, error) {
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDisableServiceConfig(), // ignore service configs from DNS
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largestAnswer)),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectAtMost}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: maxConnectTime}),
 		grpc.WithResolvers(listed("ipv4"), listed("ipv6")),
 		// Pings close dead connections.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingAtMost}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: maxPingTime}),
 	)
 }
 

@@ -4,12 +4,12 @@ import random
 
 import grpc
 
-from tumbler._memory import Clock, Memory
+from tumbler._cache import Cache, Clock
 from tumbler._settings import SECOND, Settings
 from tumbler.v1 import api_key_service_pb2 as pb
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_REFUSED_PAUSE = 5.0
+_FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
+_REFUSED_BACKOFF = 5.0
 
 LATE = "its heartbeats arrive too late to be used"
 """The reason for closing a stream whose heartbeats are too late."""
@@ -17,50 +17,50 @@ LATE = "its heartbeats arrive too late to be used"
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-class Stream:
+class Watcher:
     """The state of one verifier's stream across reconnects. Only the reader of the stream uses it."""
 
-    def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
-        self._memory = memory
+    def __init__(self, settings: Settings, cache: Cache, clock: Clock) -> None:
+        self._cache = cache
         self._clock = clock
         self._log = settings.logger
         self._target = settings.target
-        self._project = settings.project
+        self._project = settings.only_project
         self._heartbeat = int(settings.heartbeat * SECOND)
         self._cursor = ""
-        self._begun = False
-        self._opened = 0
+        self._received_any = False
+        self._requested_at = 0
         self._failures = 0
-        self.silence = 2.5 * settings.heartbeat
+        self.max_silence = 2.5 * settings.heartbeat
         """Seconds without a message after which a stream is closed."""
 
     def request(self) -> pb.WatchRequest:
         """Return the request for the next attempt. Send it at once: the age of heartbeats counts from now."""
-        self._cursor, self._begun, self._opened = self._memory.cursor, False, self._clock()
+        self._cursor, self._received_any, self._requested_at = self._cache.cursor, False, self._clock()
         request = pb.WatchRequest(project_id=self._project, start_cursor=self._cursor)
         request.heartbeat_interval.FromMicroseconds(self._heartbeat)
         return request
 
-    def told(self, response: pb.WatchResponse) -> bool:
+    def handle(self, response: pb.WatchResponse) -> bool:
         """Handle a message. Return whether to keep the stream; if not, open another."""
-        anew, self._begun = not self._begun and not self._cursor, True
-        if not self._memory.told(response, anew, self._opened):
+        first_without_cursor, self._received_any = not self._received_any and not self._cursor, True
+        if not self._cache.apply(response, first_without_cursor, self._requested_at):
             return False
         if self._failures:
             self._log.info("the stream from %s is restored", self._target)
         self._failures = 0
         return True
 
-    def ended(self, status: grpc.StatusCode, detail: str) -> float:
+    def stream_ended(self, status: grpc.StatusCode, detail: str) -> float:
         """Handle the end of an attempt, and return the seconds to wait before the next."""
         self._failures += 1
         if status in _REFUSED:
-            self._memory.distrust()
+            self._cache.invalidate()
             self._log.error("%s refused the verifier's own key: %s: %s", self._target, status.name, detail)
-            return _REFUSED_PAUSE
+            return _REFUSED_BACKOFF
         if status is grpc.StatusCode.INVALID_ARGUMENT and self._cursor:
-            self._memory.lose_cursor(self._cursor)
+            self._cache.drop_cursor(self._cursor)
         level = self._log.warning if self._failures == 1 else self._log.debug
         level("the stream from %s broke and will be reopened: %s: %s", self._target, status.name, detail)
-        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
+        longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(self._failures - 1, 10))
         return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret

@@ -49,10 +49,10 @@ func (w *world) await(one <-chan result) result {
 func (w *world) eager(key string, callers int) {
 	w.Helper()
 	w.eventually("the callers wait", func() bool {
-		w.verifier.calls.mu.Lock()
-		defer w.verifier.calls.mu.Unlock()
-		f := w.verifier.calls.flights[idOf(key)]
-		return f != nil && f.eager == callers
+		w.verifier.batcher.mu.Lock()
+		defer w.verifier.batcher.mu.Unlock()
+		f := w.verifier.batcher.joinable[idOf(key)]
+		return f != nil && f.waiters == callers
 	})
 }
 
@@ -60,19 +60,19 @@ func (w *world) eager(key string, callers int) {
 func (w *world) occupy() (release func()) {
 	w.Helper()
 	release = w.holdAnswers()
-	for place := range mostUnderWay {
+	for place := range maxCallsInFlight {
 		w.start(testKey(9000+place, 'a'))
 	}
-	w.eventually("all calls are under way", func() bool { singles, _ := w.server.calls(); return singles == mostUnderWay })
+	w.eventually("all calls are under way", func() bool { singles, _ := w.server.calls(); return singles == maxCallsInFlight })
 	return release
 }
 
 func (w *world) queued(questions int) {
 	w.Helper()
 	w.eventually("the others wait", func() bool {
-		w.verifier.calls.mu.Lock()
-		defer w.verifier.calls.mu.Unlock()
-		return len(w.verifier.calls.waiting) == questions
+		w.verifier.batcher.mu.Lock()
+		defer w.verifier.batcher.mu.Unlock()
+		return len(w.verifier.batcher.queue) == questions
 	})
 }
 
@@ -184,9 +184,9 @@ func TestAnotherSecretForTheSameIdSharesNoCall(t *testing.T) {
 
 func TestWhoComesAfterAChangeDoesNotShareACallThatBeganBefore(t *testing.T) {
 	for name, change := range map[string]func(*world, *fakeStream){
-		"of the key": func(w *world, s *fakeStream) { w.say(s, changed("next", 11, testKey(1, 'a'))) },
+		"of the key": func(w *world, s *fakeStream) { w.deliver(s, changed("next", 11, testKey(1, 'a'))) },
 		"of everything": func(w *world, s *fakeStream) {
-			w.say(s, &tumblerv1.WatchResponse{Cursor: "next", Reset_: true})
+			w.deliver(s, &tumblerv1.WatchResponse{Cursor: "next", Reset_: true})
 		},
 		"of the own key": func(w *world, s *fakeStream) { w.end(s, status.Error(codes.Unauthenticated, "no")) },
 		"of the history": func(w *world, s *fakeStream) {
@@ -210,9 +210,9 @@ func TestWhoComesAfterAChangeDoesNotShareACallThatBeganBefore(t *testing.T) {
 			revoked.Store(true)
 			change(w, stream)
 			w.eventually("the call is not shared", func() bool {
-				w.verifier.calls.mu.Lock()
-				defer w.verifier.calls.mu.Unlock()
-				return len(w.verifier.calls.flights) == 0
+				w.verifier.batcher.mu.Lock()
+				defer w.verifier.batcher.mu.Unlock()
+				return len(w.verifier.batcher.joinable) == 0
 			})
 			w.expect(CodeNotFound, false, testKey(1, 'a'))
 			close(held)
@@ -235,7 +235,7 @@ func TestWhatIsWantedWhileFourCallsAreUnderWayGoesOutTogether(t *testing.T) {
 			t.Errorf("got %+v, %v", r.found, r.err)
 		}
 	}
-	if singles, batches := w.server.calls(); singles != mostUnderWay || batches != 1 {
+	if singles, batches := w.server.calls(); singles != maxCallsInFlight || batches != 1 {
 		t.Errorf("%d single calls and %d for several", singles, batches)
 	}
 	item := w.server.batches[0].GetRequests()[0]
@@ -249,10 +249,10 @@ func TestNoMoreThanFiveHundredGoOutTogether(t *testing.T) {
 	w := newWorld(t, WithoutWatch())
 	release := w.occupy()
 	var all []<-chan result
-	for place := range 2*mostInBatch + 100 {
+	for place := range 2*maxBatchKeys + 100 {
 		all = append(all, w.start(testKey(place, 'a')))
 	}
-	w.queued(2*mostInBatch + 100)
+	w.queued(2*maxBatchKeys + 100)
 	release()
 	for _, one := range all {
 		if r := w.await(one); r.err != nil || !r.found.Valid {
@@ -260,7 +260,7 @@ func TestNoMoreThanFiveHundredGoOutTogether(t *testing.T) {
 		}
 	}
 	for _, batch := range w.server.batches {
-		if size := len(batch.GetRequests()); size > mostInBatch {
+		if size := len(batch.GetRequests()); size > maxBatchKeys {
 			t.Errorf("%d went together", size)
 		}
 	}
@@ -416,7 +416,7 @@ func TestABatchIsBoundedInBytes(t *testing.T) {
 		}
 	}
 	for _, batch := range w.server.batches {
-		if size := proto.Size(batch); size > mostBytes {
+		if size := proto.Size(batch); size > maxBatchBytes {
 			t.Errorf("%d bytes went together", size)
 		}
 	}

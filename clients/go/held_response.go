@@ -18,10 +18,10 @@ const streaming = 64 << 10
 
 var errKeyEnded = errors.New("tumbler: the response was aborted: its API key is no longer valid")
 
-// stream is an HTTP request while it is answered. It ends with its key from the moment when its answer streams.
+// heldResponse is an HTTP request while it is answered. It ends with its key from the moment when its answer streams.
 //
 // Ending it never waits for the handler, for the peer, or for the source of the answer: it only tries to lock mu.
-type stream struct {
+type heldResponse struct {
 	hold   func(end func(*refusal)) (release func())
 	cancel context.CancelCauseFunc
 
@@ -39,7 +39,7 @@ type stream struct {
 }
 
 // note makes the stream end with its key from now on.
-func (s *stream) note() {
+func (s *heldResponse) note() {
 	s.noting.Do(func() {
 		release := s.hold(func(*refusal) { s.end() })
 		s.state.Lock()
@@ -50,7 +50,7 @@ func (s *stream) note() {
 
 // end breaks off the answer, whatever its handler is doing. After it returns, new writes fail. The connection is closed
 // in a goroutine of its own, because that may take a while.
-func (s *stream) end() {
+func (s *heldResponse) end() {
 	s.state.Lock()
 	if s.isOver {
 		s.state.Unlock()
@@ -68,7 +68,7 @@ func (s *stream) end() {
 }
 
 // expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream.
-func (s *stream) expire() {
+func (s *heldResponse) expire() {
 	control := http.NewResponseController(s.writer)
 	past := time.Unix(1, 0)
 	control.SetWriteDeadline(past)
@@ -77,7 +77,7 @@ func (s *stream) expire() {
 
 // cut closes the connection, so that the answer does not look complete to the peer. During a write it does nothing: the
 // writer calls cut afterwards.
-func (s *stream) cut() {
+func (s *heldResponse) cut() {
 	if conn := s.taken(); conn != nil {
 		conn.Close()
 		return
@@ -96,7 +96,7 @@ func (s *stream) cut() {
 }
 
 // writing calls write, which sends size bytes of the answer to the peer, unless the key has ended the stream.
-func (s *stream) writing(size int64, write func() error) error {
+func (s *heldResponse) writing(size int64, write func() error) error {
 	if s.sent.Add(size) > streaming {
 		s.note()
 	}
@@ -115,7 +115,7 @@ func (s *stream) writing(size int64, write func() error) error {
 
 // finish records that the handler has returned. It panics with http.ErrAbortHandler if the answer was broken off but
 // has no connection of its own to close.
-func (s *stream) finish() {
+func (s *heldResponse) finish() {
 	s.state.Lock()
 	release, ended := s.release, s.isEnded
 	s.isOver = true
@@ -131,19 +131,19 @@ func (s *stream) finish() {
 	}
 }
 
-func (s *stream) ended() bool {
+func (s *heldResponse) ended() bool {
 	s.state.Lock()
 	defer s.state.Unlock()
 	return s.isEnded
 }
 
-func (s *stream) take(conn net.Conn) {
+func (s *heldResponse) take(conn net.Conn) {
 	s.state.Lock()
 	defer s.state.Unlock()
 	s.conn = conn
 }
 
-func (s *stream) taken() net.Conn {
+func (s *heldResponse) taken() net.Conn {
 	s.state.Lock()
 	defer s.state.Unlock()
 	return s.conn
@@ -151,7 +151,7 @@ func (s *stream) taken() net.Conn {
 
 // wrap returns the writer for the handler. It is a Flusher if the original writer is one, and also a Hijacker if the
 // original writer is both.
-func (s *stream) wrap() http.ResponseWriter {
+func (s *heldResponse) wrap() http.ResponseWriter {
 	_, flushes := s.writer.(http.Flusher)
 	_, hijacks := s.writer.(http.Hijacker)
 	plain := &heldWriter{s}
@@ -172,7 +172,7 @@ func (s *stream) wrap() http.ResponseWriter {
 	}
 }
 
-type heldWriter struct{ s *stream }
+type heldWriter struct{ s *heldResponse }
 
 func (w *heldWriter) Header() http.Header { return w.s.writer.Header() }
 
@@ -258,22 +258,22 @@ func (w *heldWriter) EnableFullDuplex() error {
 	return http.NewResponseController(w.s.writer).EnableFullDuplex()
 }
 
-type heldFlusher struct{ stream *stream }
+type heldFlusher struct{ response *heldResponse }
 
 func (f heldFlusher) Flush() { f.FlushError() }
 
 func (f heldFlusher) FlushError() error {
-	f.stream.note()
-	return f.stream.writing(0, func() error { return http.NewResponseController(f.stream.writer).Flush() })
+	f.response.note()
+	return f.response.writing(0, func() error { return http.NewResponseController(f.response.writer).Flush() })
 }
 
-type heldHijacker struct{ stream *stream }
+type heldHijacker struct{ response *heldResponse }
 
 func (h heldHijacker) Hijack() (conn net.Conn, both *bufio.ReadWriter, err error) {
-	h.stream.note()
-	err = h.stream.writing(0, func() (err error) {
-		if conn, both, err = http.NewResponseController(h.stream.writer).Hijack(); err == nil {
-			h.stream.take(conn)
+	h.response.note()
+	err = h.response.writing(0, func() (err error) {
+		if conn, both, err = http.NewResponseController(h.response.writer).Hijack(); err == nil {
+			h.response.take(conn)
 		}
 		return err
 	})

@@ -9,7 +9,7 @@ import java.security.SecureRandom;
  * Digests of presented keys: SHA-256 of a random secret of this object and the key. The cache keeps nothing else of a
  * presented key. Digests never leave the process, so this construction is enough; HMAC would cost twice as much.
  */
-final class Fingerprints {
+final class Digester {
     private static final ThreadLocal<MessageDigest> SHA_256 = ThreadLocal.withInitial(() -> {
         try {
             return MessageDigest.getInstance("SHA-256");
@@ -20,12 +20,12 @@ final class Fingerprints {
 
     private final byte[] secret = new byte[32];
 
-    Fingerprints() {
+    Digester() {
         new SecureRandom().nextBytes(secret);
     }
 
     /** Returns the digest of a text. Characters beyond ISO 8859-1 count as '?', which no key contains. */
-    byte[] of(String key) {
+    byte[] digest(String key) {
         MessageDigest sha256 = SHA_256.get();
         sha256.update(secret);
         return sha256.digest(key.getBytes(StandardCharsets.ISO_8859_1));

@@ -19,23 +19,23 @@ import java.util.function.Consumer;
  *
  * <p>Times are nanoseconds of the monotonic clock.
  */
-final class Memory {
+final class Cache {
     /** The number of latest changed keys whose revisions are kept, to compare them with answers to calls in flight. */
-    static final int CHANGES = 1_024;
+    static final int MAX_CHANGES = 1_024;
 
     /** What a cached key counts in addition to its answer: the digest and the entry itself. */
     static final int ENTRY_BYTES = 1_024;
 
     /** How far in the future a heartbeat may be. A larger lead shows that the client's own clock stood still. */
-    static final long AHEAD = Duration.ofMillis(500).toNanos();
+    static final long MAX_HEARTBEAT_LEAD = Duration.ofMillis(500).toNanos();
 
     /** The age up to which a heartbeat never makes the client reopen the stream, however short maxStaleness is. */
-    private static final long YOUNG = Duration.ofSeconds(1).toNanos();
+    private static final long TOLERATED_AGE = Duration.ofSeconds(1).toNanos();
 
-    private static final String NOWHERE = "";
+    private static final String NO_CURSOR = "";
 
-    private final int size;
-    private final long room;
+    private final int maxEntries;
+    private final long maxBytes;
     private final long maxStaleness;
     private final long heartbeat;
     /** Without a stream: the lifetime of an entry. 0: there is a stream, or no cache. */
@@ -51,26 +51,26 @@ final class Memory {
     /** The latest revision of each recently changed key, the latest change last. */
     private final LinkedHashMap<String, Long> changes = new LinkedHashMap<>();
     /** The highest revision that has dropped out of {@code changes}. */
-    private long lost;
+    private long revisionFloor;
     /** The highest revision that the stream has delivered. */
-    private long told;
+    private long lastRevision;
 
     /** The total size of {@code entries}. */
     private long bytes;
 
-    private long resets;
-    private String cursor = NOWHERE;
+    private long generation;
+    private String cursor = NO_CURSOR;
 
     /** Gets the id of each key that has changed or was denied; null: any key may have. Called without the lock. */
     private volatile Consumer<String> listener = id -> {};
 
     /**
-     * Creates an empty cache of {@code size} keys and {@code room} bytes; with 0 of either nothing is cached. Unless
-     * there is a fixed time to live, nothing is cached before the stream's first heartbeat.
+     * Creates an empty cache of {@code maxEntries} keys and {@code maxBytes} bytes; with 0 of either nothing is cached.
+     * Unless there is a fixed time to live, nothing is cached before the stream's first heartbeat.
      */
-    Memory(int size, long room, long maxStaleness, long heartbeat, long fixedTtl, long now) {
-        this.size = size;
-        this.room = room;
+    Cache(int maxEntries, long maxBytes, long maxStaleness, long heartbeat, long fixedTtl, long now) {
+        this.maxEntries = maxEntries;
+        this.maxBytes = maxBytes;
         this.maxStaleness = maxStaleness;
         this.heartbeat = heartbeat;
         this.fixedTtl = fixedTtl;
@@ -79,19 +79,19 @@ final class Memory {
 
     /** A cached answer. It holds the digest of the presented key, not the key. */
     static final class Entry {
-        final byte[] fingerprint;
+        final byte[] digest;
         final Answer answer;
         /** The verdict if the key is valid, shared by all callers. */
-        final Verification allowed;
+        final Verification validVerdict;
 
-        private final long expires;
+        private final long expiresAt;
         private volatile boolean used;
 
-        private Entry(byte[] fingerprint, Answer answer, long expires) {
-            this.fingerprint = fingerprint;
+        private Entry(byte[] digest, Answer answer, long expiresAt) {
+            this.digest = digest;
             this.answer = answer;
-            this.allowed = answer.verification(Code.VALID, true);
-            this.expires = expires;
+            this.validVerdict = answer.verification(Code.VALID, true);
+            this.expiresAt = expiresAt;
         }
 
         private long size() {
@@ -104,15 +104,15 @@ final class Memory {
      *
      * @param cursor empty: the stream has not delivered any message
      */
-    record Position(long resets, long told, String cursor) {}
+    record Position(long generation, long lastRevision, String cursor) {}
 
     /** Returns the entry of a key id, or null if there is none, it has expired, or the cache is not fresh. */
-    Entry find(String id, long now) {
-        if (!fresh(now)) {
+    Entry lookup(String id, long now) {
+        if (!isFresh(now)) {
             return null;
         }
         Entry entry = entries.get(id);
-        if (entry == null || now - entry.expires >= 0) {
+        if (entry == null || now - entry.expiresAt >= 0) {
             return null;
         }
         if (!entry.used) {
@@ -128,7 +128,7 @@ final class Memory {
     /** Returns when the entry of a key id expires; {@code now} if there is none. */
     long until(String id, long now) {
         Entry entry = entries.get(id);
-        return entry == null ? now : entry.expires;
+        return entry == null ? now : entry.expiresAt;
     }
 
     /** Returns how long the cache stays fresh if no further heartbeat arrives; 0 or less: it is not fresh. */
@@ -144,7 +144,7 @@ final class Memory {
     Position position() {
         lock.lock();
         try {
-            return new Position(resets, told, cursor);
+            return new Position(generation, lastRevision, cursor);
         } finally {
             lock.unlock();
         }
@@ -154,10 +154,10 @@ final class Memory {
     boolean unchangedSince(Position position, String id, long now) {
         lock.lock();
         try {
-            return fresh(now)
-                    && resets == position.resets
-                    && lost <= position.told
-                    && changes.getOrDefault(id, 0L) <= position.told;
+            return isFresh(now)
+                    && generation == position.generation
+                    && revisionFloor <= position.lastRevision
+                    && changes.getOrDefault(id, 0L) <= position.lastRevision;
         } finally {
             lock.unlock();
         }
@@ -167,23 +167,23 @@ final class Memory {
      * Caches an answer about a key that is not revoked, superseded, inactive or expired. It does not if the stream has
      * delivered a reset since {@code position}, or a change that the answer may not include.
      */
-    void remember(byte[] fingerprint, Answer answer, Position position, long now) {
+    void store(byte[] digest, Answer answer, Position position, long now) {
         long ttl = fixedTtl > 0 ? Math.min(fixedTtl, answer.ttl()) : answer.ttl();
-        if (size == 0 || ttl <= 0) {
+        if (maxEntries == 0 || ttl <= 0) {
             return;
         }
         String id = answer.record().keyId();
-        Entry entry = new Entry(fingerprint, answer, answer.sent() + ttl);
-        if (entry.size() > room) {
+        Entry entry = new Entry(digest, answer, answer.sentAt() + ttl);
+        if (entry.size() > maxBytes) {
             return;
         }
         lock.lock();
         try {
-            if (fresh(now)
-                    && position.resets == resets
-                    && answer.revision() >= lost
+            if (isFresh(now)
+                    && position.generation == generation
+                    && answer.revision() >= revisionFloor
                     && answer.revision() >= changes.getOrDefault(id, 0L)) {
-                forget(id);
+                evict(id);
                 makeRoom(entry.size());
                 queue.put(id, entry);
                 entries.put(id, entry);
@@ -195,14 +195,14 @@ final class Memory {
     }
 
     /** Evicts a key that the server has denied, whatever the stream has delivered so far. */
-    void refuse(String id, byte[] fingerprint) {
+    void evictDenied(String id, byte[] digest) {
         boolean known;
         lock.lock();
         try {
             Entry entry = queue.get(id);
-            known = entry != null && Fingerprints.same(entry.fingerprint, fingerprint);
+            known = entry != null && Digester.same(entry.digest, digest);
             if (known) {
-                forget(id);
+                evict(id);
             }
         } finally {
             lock.unlock();
@@ -213,18 +213,18 @@ final class Memory {
     }
 
     /** Processes events. They do not renew freshness: they may be old, from a stream that is catching up. */
-    void hear(List<KeyEvent> events, String cursor) {
+    void applyEvents(List<KeyEvent> events, String cursor) {
         lock.lock();
         try {
             for (KeyEvent event : events) {
-                forget(event.getKeyId());
+                evict(event.getKeyId());
                 changes.remove(event.getKeyId());
                 changes.put(event.getKeyId(), event.getRevision());
-                told = Math.max(told, event.getRevision());
+                lastRevision = Math.max(lastRevision, event.getRevision());
             }
             Iterator<Long> oldest = changes.values().iterator();
-            while (changes.size() > CHANGES) {
-                lost = Math.max(lost, oldest.next());
+            while (changes.size() > MAX_CHANGES) {
+                revisionFloor = Math.max(revisionFloor, oldest.next());
                 oldest.remove();
             }
             this.cursor = cursor;
@@ -238,32 +238,33 @@ final class Memory {
      * Processes a heartbeat, which renews freshness, and returns whether to keep the stream.
      *
      * <p>A heartbeat may have travelled or waited in a socket for long, so it counts from the instant that it confirms:
-     * {@code opened} plus {@code age}. The server opened the stream after {@code opened}, so the sum is never too late.
+     * {@code requestedAt} plus {@code age}. The server opened the stream after that request, so the sum is never too
+     * late.
      *
-     * @param opened when the stream was requested
+     * @param requestedAt when the stream was requested
      * @param age how long the stream had been open at that instant; null: an older server does not send it
      * @param now when the heartbeat arrived
      */
-    boolean beat(String cursor, long opened, Duration age, long now) {
+    boolean applyHeartbeat(String cursor, long requestedAt, Duration age, long now) {
         lock.lock();
         try {
             this.cursor = cursor;
             boolean lapsed = now - freshUntil >= 0;
-            if (age == null && lapsed && freshUntil - opened > 0) {
+            if (age == null && lapsed && freshUntil - requestedAt > 0) {
                 return false; // it may have waited for as long as nothing arrived
             }
-            long trueAt = age == null ? now : opened + age.toNanos();
-            if (trueAt - now > AHEAD) { // this machine's clock stood still
+            long confirmedAt = age == null ? now : requestedAt + age.toNanos();
+            if (confirmedAt - now > MAX_HEARTBEAT_LEAD) { // this machine's clock stood still
                 freshUntil = now;
                 return false;
             }
-            long old = Math.max(0, now - trueAt);
+            long old = Math.max(0, now - confirmedAt);
             long until = now - old + maxStaleness;
             if (lapsed || until - freshUntil > 0) {
                 freshUntil = until;
             }
             // If freshness would lapse before the next heartbeat, the stream is slow, or took long to open: reopen it.
-            return old <= Math.max(YOUNG, maxStaleness - heartbeat);
+            return old <= Math.max(TOLERATED_AGE, maxStaleness - heartbeat);
         } finally {
             lock.unlock();
         }
@@ -282,7 +283,7 @@ final class Memory {
     }
 
     /** Evicts everything. Nothing is cached until the next heartbeat. */
-    void distrust(long now) {
+    void invalidate(long now) {
         lock.lock();
         try {
             reset();
@@ -293,14 +294,14 @@ final class Memory {
         listener.accept(null);
     }
 
-    /** Like {@link #distrust}. Also drops the cursor if it is the one that the server does not know. */
-    void lose(String place, long now) {
+    /** Like {@link #invalidate}. Also drops the cursor if it is the one that the server does not know. */
+    void dropCursor(String refused, long now) {
         lock.lock();
         try {
             reset();
             freshUntil = now;
-            if (cursor.equals(place)) {
-                cursor = NOWHERE;
+            if (cursor.equals(refused)) {
+                cursor = NO_CURSOR;
             }
         } finally {
             lock.unlock();
@@ -309,20 +310,20 @@ final class Memory {
     }
 
     private void reset() {
-        resets++;
+        generation++;
         entries.clear();
         queue.clear();
         bytes = 0;
         changes.clear();
-        lost = 0;
-        told = 0;
+        revisionFloor = 0;
+        lastRevision = 0;
     }
 
-    private boolean fresh(long now) {
+    private boolean isFresh(long now) {
         return fixedTtl > 0 || now - freshUntil < 0;
     }
 
-    private void forget(String id) {
+    private void evict(String id) {
         Entry entry = queue.remove(id);
         if (entry != null) {
             entries.remove(id);
@@ -331,7 +332,7 @@ final class Memory {
     }
 
     private void makeRoom(long needed) {
-        while (queue.size() >= size || bytes + needed > room) {
+        while (queue.size() >= maxEntries || bytes + needed > maxBytes) {
             Iterator<Map.Entry<String, Entry>> places = queue.entrySet().iterator();
             Map.Entry<String, Entry> first = places.next();
             String id = first.getKey();

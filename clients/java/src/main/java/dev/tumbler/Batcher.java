@@ -1,6 +1,6 @@
 package dev.tumbler;
 
-import dev.tumbler.Memory.Position;
+import dev.tumbler.Cache.Position;
 import dev.tumbler.v1.ApiKeyServiceGrpc.ApiKeyServiceStub;
 import dev.tumbler.v1.BatchVerifyRequest;
 import dev.tumbler.v1.BatchVerifyResponse;
@@ -34,16 +34,16 @@ import java.util.stream.IntStream;
  * Verifies keys by calls to the server. Callers that present the same key at the same time share one call. Under load,
  * many keys go out as one batch.
  */
-final class Calls {
+final class Batcher {
     /** The maximum number of calls in flight. Further misses queue, and go out as one batch. */
-    static final int MOST_UNDER_WAY = 4;
+    static final int MAX_CALLS_IN_FLIGHT = 4;
     /** The maximum number of keys in a batch. */
-    static final int MOST_IN_A_BATCH = 500;
+    static final int MAX_BATCH_KEYS = 500;
     /** The maximum total size of the requests in a batch. A larger request goes by itself. */
-    static final int MOST_BYTES = 256 * 1024;
+    static final int MAX_BATCH_BYTES = 256 * 1024;
 
     /** Half of a failed batch would fail too: the server is unreachable, or refuses the verifier's own key. */
-    private static final Set<Status.Code> NOT_OF_THE_BATCH = EnumSet.of(
+    private static final Set<Status.Code> NO_SPLIT = EnumSet.of(
             Status.Code.UNAVAILABLE,
             Status.Code.DEADLINE_EXCEEDED,
             Status.Code.CANCELLED,
@@ -51,111 +51,111 @@ final class Calls {
             Status.Code.PERMISSION_DENIED);
 
     private final ApiKeyServiceStub stub;
-    private final Memory memory;
+    private final Cache cache;
     private final Projects projects;
-    private final Fingerprints fingerprints;
-    private final Time time;
+    private final Digester digester;
+    private final Clock clock;
     private final Duration timeout;
-    private final Runnable onUnreachable;
-    private final Runnable onSilent;
+    private final Runnable resetBackoff;
+    private final Runnable reconnect;
 
     /** Guards the fields below. Never held while a call is sent or a result is delivered. */
     private final ReentrantLock lock = new ReentrantLock();
 
-    private final Map<String, Question> open = new HashMap<>();
-    private final Deque<Question> waiting = new ArrayDeque<>();
-    private int underWay;
+    private final Map<String, Flight> joinable = new HashMap<>();
+    private final Deque<Flight> queue = new ArrayDeque<>();
+    private int callsInFlight;
     private boolean closed;
 
-    Calls(
+    Batcher(
             ApiKeyServiceStub stub,
-            Memory memory,
+            Cache cache,
             Projects projects,
-            Fingerprints fingerprints,
-            Time time,
+            Digester digester,
+            Clock clock,
             Duration timeout,
-            Runnable onUnreachable,
-            Runnable onSilent) {
+            Runnable resetBackoff,
+            Runnable reconnect) {
         this.stub = stub;
-        this.memory = memory;
+        this.cache = cache;
         this.projects = projects;
-        this.fingerprints = fingerprints;
-        this.time = time;
+        this.digester = digester;
+        this.clock = clock;
         this.timeout = timeout;
-        this.onUnreachable = onUnreachable;
-        this.onSilent = onSilent;
+        this.resetBackoff = resetBackoff;
+        this.reconnect = reconnect;
     }
 
     /** A pending verification by the server, shared by all callers that wait for it. */
-    private static final class Question {
+    private static final class Flight {
         final String key;
         final String id;
         final VerifyOptions demand;
         final CompletableFuture<Answer> answer = new CompletableFuture<>();
-        /** The Watch stream's position when the question was sent; null: it is queued. */
+        /** The Watch stream's position when the flight was sent; null: it is queued. */
         Position position;
         /** When a caller last began to wait for it. */
-        long wanted;
+        long joinedAt;
         /** The maximum size of its next batch: half the size of its last one. */
-        int most = MOST_IN_A_BATCH;
+        int maxBatch = MAX_BATCH_KEYS;
         /** The cursor that the server may have refused in the last attempt; empty: none. */
-        String doubted = "";
+        String refusedCursor = "";
 
-        Question(String key, String id, VerifyOptions demand) {
+        Flight(String key, String id, VerifyOptions demand) {
             this.key = key;
             this.id = id;
             this.demand = demand;
         }
 
-        boolean mayDoubt() {
-            return doubted.isEmpty() && !position.cursor().isEmpty();
+        boolean mayDropCursor() {
+            return refusedCursor.isEmpty() && !position.cursor().isEmpty();
         }
     }
 
     /** Verifies a well-formed key. Fails with a {@link TumblerException}, within the timeout. */
     CompletableFuture<Verification> verify(String key, String id, VerifyOptions demand) {
-        return ask(key, id, demand).thenApply(Told::verification);
+        return join(key, id, demand).thenApply(VerdictUntil::verification);
     }
 
     /** Like {@link #verify}. Also returns until when a guarded stream may rely on the verdict. */
-    CompletableFuture<Told> ask(String key, String id, VerifyOptions demand) {
-        long now = time.nanos();
-        Question question;
+    CompletableFuture<VerdictUntil> join(String key, String id, VerifyOptions demand) {
+        long now = clock.now();
+        Flight flight;
         lock.lock();
         try {
             if (closed) {
                 return CompletableFuture.failedFuture(closed());
             }
-            question = open.get(key);
+            flight = joinable.get(key);
             // A caller that arrives after a change must not join a call that was sent before it.
-            if (question == null
-                    || question.position != null && !memory.unchangedSince(question.position, id, now)) {
-                question = new Question(key, id, demand);
-                open.put(key, question);
-                waiting.addLast(question);
+            if (flight == null
+                    || flight.position != null && !cache.unchangedSince(flight.position, id, now)) {
+                flight = new Flight(key, id, demand);
+                joinable.put(key, flight);
+                queue.addLast(flight);
             }
-            question.wanted = now;
+            flight.joinedAt = now;
         } finally {
             lock.unlock();
         }
-        send();
-        return told(question, demand);
+        sendBatches();
+        return verdict(flight, demand);
     }
 
     /** Fails all pending and later callers. */
     void close() {
-        List<Question> left = new ArrayList<>();
+        List<Flight> left = new ArrayList<>();
         lock.lock();
         try {
             closed = true;
-            left.addAll(open.values());
-            left.addAll(waiting);
-            open.clear();
-            waiting.clear();
+            left.addAll(joinable.values());
+            left.addAll(queue);
+            joinable.clear();
+            queue.clear();
         } finally {
             lock.unlock();
         }
-        left.forEach(question -> question.answer.completeExceptionally(closed()));
+        left.forEach(flight -> flight.answer.completeExceptionally(closed()));
     }
 
     static UnavailableException closed() {
@@ -167,22 +167,22 @@ final class Calls {
      *
      * @param until in nanoseconds of the verifier's clock
      */
-    record Told(Verification verification, long until) {}
+    record VerdictUntil(Verification verification, long until) {}
 
-    private CompletableFuture<Told> told(Question question, VerifyOptions demand) {
-        boolean own = question.demand.equals(demand);
-        return question.answer
+    private CompletableFuture<VerdictUntil> verdict(Flight flight, VerifyOptions demand) {
+        boolean own = flight.demand.equals(demand);
+        return flight.answer
                 .copy()
                 .orTimeout(timeout.toNanos(), TimeUnit.NANOSECONDS)
-                .<CompletionStage<Told>>handle((answer, failure) -> {
+                .<CompletionStage<VerdictUntil>>handle((answer, failure) -> {
                     if (failure == null) {
-                        Code code = answer.decide(demand, own, time.nanos());
+                        Code code = answer.decide(demand, own, clock.now());
                         return CompletableFuture.completedStage(
-                                new Told(answer.verification(code, false), answer.sent() + answer.ttl()));
+                                new VerdictUntil(answer.verification(code, false), answer.sentAt() + answer.ttl()));
                     }
                     Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
                     if (cause instanceof InvalidRequestException && !own) { // the first caller's demand may be wrong
-                        return ask(question.key, question.id, demand);
+                        return join(flight.key, flight.id, demand);
                     }
                     return CompletableFuture.failedStage(
                             cause instanceof TimeoutException
@@ -192,126 +192,128 @@ final class Calls {
                 .thenCompose(Function.identity());
     }
 
-    /** Sends queued questions, up to the maximum number of calls in flight. */
-    private void send() {
-        for (List<Question> next = next(); !next.isEmpty(); next = next()) {
-            List<Question> batch = next;
+    /** Sends queued flights, up to the maximum number of calls in flight. */
+    private void sendBatches() {
+        for (List<Flight> next = nextBatch(); !next.isEmpty(); next = nextBatch()) {
+            List<Flight> batch = next;
             // A shared call must not be cancelled with the gRPC context of the caller that started it.
-            Context.ROOT.run(() -> send(batch));
+            Context.ROOT.run(() -> sendBatch(batch));
         }
     }
 
     /**
-     * Takes the next batch from the queue. Questions with different limits do not share a batch: retried ones stay
+     * Takes the next batch from the queue. Flights with different limits do not share a batch: retried ones stay
      * apart from new ones, and from those retried after a larger batch.
      */
-    private List<Question> next() {
-        List<Question> batch = new ArrayList<>();
-        List<Question> late = new ArrayList<>();
+    private List<Flight> nextBatch() {
+        List<Flight> batch = new ArrayList<>();
+        List<Flight> late = new ArrayList<>();
         lock.lock();
         try {
-            if (underWay < MOST_UNDER_WAY) {
-                long now = time.nanos();
-                Position position = memory.position();
+            if (callsInFlight < MAX_CALLS_IN_FLIGHT) {
+                long now = clock.now();
+                Position position = cache.position();
                 int bytes = 0;
-                while (!waiting.isEmpty()) {
-                    Question question = waiting.getFirst();
-                    if (now - question.wanted > timeout.toNanos()) {
-                        open.remove(question.key, question);
-                        late.add(question);
+                while (!queue.isEmpty()) {
+                    Flight flight = queue.getFirst();
+                    if (now - flight.joinedAt > timeout.toNanos()) {
+                        joinable.remove(flight.key, flight);
+                        late.add(flight);
                     } else {
-                        bytes += request(question, position).getSerializedSize();
+                        bytes += request(flight, position).getSerializedSize();
                         if (!batch.isEmpty()
-                                && (batch.size() >= question.most
-                                        || batch.get(0).most != question.most
-                                        || bytes > MOST_BYTES)) {
+                                && (batch.size() >= flight.maxBatch
+                                        || batch.get(0).maxBatch != flight.maxBatch
+                                        || bytes > MAX_BATCH_BYTES)) {
                             break;
                         }
-                        question.position = position;
-                        batch.add(question);
+                        flight.position = position;
+                        batch.add(flight);
                     }
-                    waiting.removeFirst();
+                    queue.removeFirst();
                 }
-                underWay += batch.isEmpty() ? 0 : 1;
+                callsInFlight += batch.isEmpty() ? 0 : 1;
             }
         } finally {
             lock.unlock();
         }
-        late.forEach(question ->
-                question.answer.completeExceptionally(new UnavailableException("the call timed out before it was sent")));
+        late.forEach(flight ->
+                flight.answer.completeExceptionally(new UnavailableException("the call timed out before it was sent")));
         return batch;
     }
 
-    private void send(List<Question> batch) {
+    private void sendBatch(List<Flight> batch) {
         ApiKeyServiceStub due = stub.withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS);
         List<VerifyRequest> requests = batch.stream()
-                .map(question -> request(question, question.position))
+                .map(flight -> request(flight, flight.position))
                 .toList();
-        long sent = time.nanos();
+        long sentAt = clock.now();
         if (batch.size() == 1) {
             due.verify(
                     requests.get(0),
                     new Reply<VerifyResponse>(
-                            response -> answered(batch, List.of(response), sent), failure -> failed(batch, failure)));
+                            response -> answered(batch, List.of(response), sentAt), failure -> failed(batch, failure)));
         } else {
             due.batchVerify(
                     BatchVerifyRequest.newBuilder().addAllRequests(requests).build(),
                     new Reply<BatchVerifyResponse>(
-                            response -> answered(batch, response.getResponsesList(), sent),
+                            response -> answered(batch, response.getResponsesList(), sentAt),
                             failure -> failed(batch, failure)));
         }
     }
 
-    private VerifyRequest request(Question question, Position position) {
+    private VerifyRequest request(Flight flight, Position position) {
         VerifyRequest.Builder request = VerifyRequest.newBuilder()
-                .setKey(question.key)
+                .setKey(flight.key)
                 .setProjectId(projects.only()) // never a caller's project: the answer serves other callers too
-                .setEnvironmentId(question.demand.environmentId())
-                .addAllRequiredScopes(question.demand.requiredScopes())
-                .setClientIp(question.demand.clientIp());
-        if (!position.cursor().isEmpty() && question.doubted.isEmpty()) {
+                .setEnvironmentId(flight.demand.environmentId())
+                .addAllRequiredScopes(flight.demand.requiredScopes())
+                .setClientIp(flight.demand.clientIp());
+        if (!position.cursor().isEmpty() && flight.refusedCursor.isEmpty()) {
             request.setConsistency(Consistency.newBuilder().setAtLeastAsFresh(position.cursor()));
         }
         return request.build();
     }
 
-    private void answered(List<Question> batch, List<VerifyResponse> responses, long sent) {
+    private void answered(List<Flight> batch, List<VerifyResponse> responses, long sentAt) {
         if (responses.size() != batch.size()) {
             failed(batch, Status.INTERNAL.withDescription("the server's answer does not match the request").asException());
             return;
         }
         List<Answer> answers = IntStream.range(0, batch.size())
-                .mapToObj(i -> refused(responses.get(i)) ? null : Answer.of(responses.get(i), batch.get(i).id, sent))
+                .mapToObj(i -> lacksProject(responses.get(i))
+                        ? null
+                        : Answer.of(responses.get(i), batch.get(i).id, sentAt))
                 .map(answer -> answer == null ? null : answer.of(projects))
                 .toList();
-        long now = time.nanos();
+        long now = clock.now();
         for (int i = 0; i < batch.size(); i++) {
-            Question question = batch.get(i);
+            Flight flight = batch.get(i);
             if (answers.get(i) != null) {
-                if (!question.doubted.isEmpty()) {
-                    memory.lose(question.doubted, now);
+                if (!flight.refusedCursor.isEmpty()) {
+                    cache.dropCursor(flight.refusedCursor, now);
                 }
-                byte[] fingerprint = fingerprints.of(question.key);
+                byte[] digest = digester.digest(flight.key);
                 if (answers.get(i).code().dependsOnDemand()) {
-                    memory.remember(fingerprint, answers.get(i), question.position, now);
+                    cache.store(digest, answers.get(i), flight.position, now);
                 } else {
-                    memory.refuse(question.id, fingerprint);
+                    cache.evictDenied(flight.id, digest);
                 }
             }
         }
         // A batch leaves an item undecided if its answer has no room for it, or if the item has the wrong form.
-        List<Question> undecided = batch.size() == 1
+        List<Flight> undecided = batch.size() == 1
                 ? List.of()
                 : IntStream.range(0, batch.size())
                         .filter(i -> responses.get(i).getCode() == VerifyCode.VERIFY_CODE_UNSPECIFIED)
                         .mapToObj(batch::get)
                         .toList();
-        back(batch, undecided);
+        settle(batch, undecided);
         for (int i = 0; i < batch.size(); i++) {
             if (answers.get(i) != null) {
                 batch.get(i).answer.complete(answers.get(i));
-            } else if (refused(responses.get(i))) {
-                batch.get(i).answer.completeExceptionally(Projects.notSaid());
+            } else if (lacksProject(responses.get(i))) {
+                batch.get(i).answer.completeExceptionally(Projects.projectRequired());
             } else if (!undecided.contains(batch.get(i))) {
                 batch.get(i).answer.completeExceptionally(new UnavailableException("the server did not decide"));
             }
@@ -319,62 +321,62 @@ final class Calls {
     }
 
     /** Returns whether the verifier's own key sees all projects, and no option says which projects to accept. */
-    private boolean refused(VerifyResponse response) {
-        return response.getAnyProject() && projects.unsaid();
+    private boolean lacksProject(VerifyResponse response) {
+        return response.getAnyProject() && projects.lacksProject();
     }
 
-    private void failed(List<Question> batch, Throwable failure) {
+    private void failed(List<Flight> batch, Throwable failure) {
         Status status = Status.fromThrowable(failure);
         if (status.getCode() == Status.Code.UNAVAILABLE) {
-            onUnreachable.run();
+            resetBackoff.run();
         }
         if (status.getCode() == Status.Code.DEADLINE_EXCEEDED) {
-            onSilent.run();
+            reconnect.run();
         }
-        if (batch.size() > 1 && !NOT_OF_THE_BATCH.contains(status.getCode())) {
-            back(batch, batch);
+        if (batch.size() > 1 && !NO_SPLIT.contains(status.getCode())) {
+            settle(batch, batch);
             return;
         }
-        if (status.getCode() == Status.Code.INVALID_ARGUMENT && batch.get(0).mayDoubt()) {
+        if (status.getCode() == Status.Code.INVALID_ARGUMENT && batch.get(0).mayDropCursor()) {
             // Either the demand is wrong, or the cursor is (an older backup was restored).
             // A call without the cursor shows which.
-            batch.forEach(question -> question.doubted = question.position.cursor());
-            back(batch, batch);
+            batch.forEach(flight -> flight.refusedCursor = flight.position.cursor());
+            settle(batch, batch);
             return;
         }
-        back(batch, List.of());
+        settle(batch, List.of());
         String said = status.getCode() + (status.getDescription() == null ? "" : ": " + status.getDescription());
-        TumblerException told = switch (status.getCode()) {
+        TumblerException exception = switch (status.getCode()) {
             case UNAUTHENTICATED, PERMISSION_DENIED ->
                 new NotAllowedException("the server refused the verifier's own key: " + said, failure);
             case INVALID_ARGUMENT -> new InvalidRequestException("the request is invalid: " + said, failure);
             default -> new UnavailableException("the call to the server failed: " + said, failure);
         };
-        batch.forEach(question -> question.answer.completeExceptionally(told));
+        batch.forEach(flight -> flight.answer.completeExceptionally(exception));
     }
 
     /**
-     * Ends a call: frees its slot, puts the questions that it left open at the front of the queue, for batches of half
+     * Ends a call: frees its slot, puts the flights that it left undecided at the front of the queue, for batches of half
      * the size, and sends what is queued.
      */
-    private void back(List<Question> batch, List<Question> again) {
+    private void settle(List<Flight> batch, List<Flight> again) {
         lock.lock();
         try {
-            underWay--;
+            callsInFlight--;
             if (!closed) {
-                batch.forEach(question -> open.remove(question.key, question));
+                batch.forEach(flight -> joinable.remove(flight.key, flight));
                 for (int i = again.size() - 1; i >= 0; i--) {
-                    Question question = again.get(i);
-                    question.position = null;
-                    question.most = (batch.size() + 1) / 2;
-                    waiting.addFirst(question);
-                    open.putIfAbsent(question.key, question);
+                    Flight flight = again.get(i);
+                    flight.position = null;
+                    flight.maxBatch = (batch.size() + 1) / 2;
+                    queue.addFirst(flight);
+                    joinable.putIfAbsent(flight.key, flight);
                 }
             }
         } finally {
             lock.unlock();
         }
-        send();
+        sendBatches();
     }
 
     /** Receives the one response of a call. */

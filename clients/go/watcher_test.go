@@ -19,7 +19,7 @@ func TestAChangeOfAKeyMakesItForgotten(t *testing.T) {
 	w, stream := listening(t)
 	w.verify(testKey(1, 'a'))
 	w.verify(testKey(2, 'a'))
-	w.say(stream, changed("next", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("next", 11, testKey(1, 'a')))
 	w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
 		a.Valid, a.Code, a.Revision = false, tumblerv1.VerifyCode_VERIFY_CODE_REVOKED, 11
 	})
@@ -30,7 +30,7 @@ func TestAChangeOfAKeyMakesItForgotten(t *testing.T) {
 func TestAResetMakesEverythingForgotten(t *testing.T) {
 	w, stream := listening(t)
 	w.verify(testKey(1, 'a'))
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
 	if w.verifier.Remembered() != 0 {
 		t.Error("something is remembered")
 	}
@@ -56,14 +56,14 @@ func TestAStreamAsksForTheHeartbeatAndBeginsAtNow(t *testing.T) {
 func TestABrokenStreamGoesOnWhereItWasAndNothingIsForgotten(t *testing.T) {
 	w, stream := listening(t)
 	w.verify(testKey(1, 'a'))
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "here"})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "here"})
 	w.end(stream, status.Error(codes.Unavailable, "stopping"))
 	w.expect(CodeValid, true, testKey(1, 'a'))
 	stream = w.stream()
 	if got := stream.request.GetStartCursor(); got != "here" {
 		t.Errorf("it began at %q", got)
 	}
-	w.say(stream, changed("there", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("there", 11, testKey(1, 'a')))
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
 
@@ -74,7 +74,7 @@ func TestAStreamThatBreaksBeforeItsFirstWordBeginsAnewAndForgets(t *testing.T) {
 	if got := stream.request.GetStartCursor(); got != "" {
 		t.Errorf("it began at %q", got)
 	}
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
 	w.expect(CodeValid, false, testKey(1, 'a'))
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
@@ -115,7 +115,7 @@ func TestAHeartbeatMakesWhatIsRememberedFreshAgain(t *testing.T) {
 	w, stream := listening(t, WithMaxStaleness(6*time.Second))
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(6 * time.Second)
-	w.say(stream, heartbeat(6*time.Second))
+	w.deliver(stream, heartbeat(6*time.Second))
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
 
@@ -123,7 +123,7 @@ func TestTrustCountsFromTheMomentThatAHeartbeatIsTrueOf(t *testing.T) {
 	w, stream := listening(t)
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(10 * time.Second)
-	w.say(stream, heartbeat(6*time.Second))
+	w.deliver(stream, heartbeat(6*time.Second))
 	w.clock.advance(11*time.Second - 1)
 	w.expect(CodeValid, true, testKey(1, 'a'))
 	w.clock.advance(1)
@@ -131,25 +131,25 @@ func TestTrustCountsFromTheMomentThatAHeartbeatIsTrueOf(t *testing.T) {
 }
 
 func TestHeartbeatsThatCountForNothingHaveAnotherStreamOpened(t *testing.T) {
-	for name, words := range map[string][]*tumblerv1.WatchResponse{
+	for name, messages := range map[string][]*tumblerv1.WatchResponse{
 		"as old as the staleness allowed": {heartbeat(10 * time.Second)},
 		"a pile of them":                  {heartbeat(time.Second), heartbeat(10 * time.Second)},
 		"an older server's, come late":    {{Cursor: "beat"}},
-		"cannot have been sent yet":       {heartbeat(25*time.Second + ahead + 1)},
+		"cannot have been sent yet":       {heartbeat(25*time.Second + maxHeartbeatLead + 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, stream := listening(t, WithHeartbeat(14*time.Second))
 			w.verify(testKey(1, 'a'))
 			w.clock.advance(25 * time.Second)
-			for _, word := range words {
+			for _, message := range messages {
 				select {
-				case stream.words <- word:
+				case stream.messages <- message:
 				case <-stream.gone:
 				}
 			}
 			w.gone(stream)
 			w.expect(CodeValid, false, testKey(1, 'a'))
-			w.say(w.stream(), &tumblerv1.WatchResponse{Cursor: "anew", StreamAge: durationpb.New(0)})
+			w.deliver(w.stream(), &tumblerv1.WatchResponse{Cursor: "anew", StreamAge: durationpb.New(0)})
 			w.expect(CodeValid, true, testKey(1, 'a'))
 		})
 	}
@@ -159,9 +159,9 @@ func TestAHeartbeatFromTheFutureEndsAllTrust(t *testing.T) {
 	w, stream := listening(t)
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(time.Second)
-	w.say(stream, heartbeat(time.Second+ahead))
+	w.deliver(stream, heartbeat(time.Second+maxHeartbeatLead))
 	w.expect(CodeValid, true, testKey(1, 'a'))
-	w.send(stream, heartbeat(time.Second+ahead+1))
+	w.send(stream, heartbeat(time.Second+maxHeartbeatLead+1))
 	w.gone(stream)
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
@@ -170,7 +170,7 @@ func TestAStreamWhoseHeartbeatsWouldNotLastIsOpenedAnew(t *testing.T) {
 	w, stream := listening(t, WithHeartbeat(6*time.Second))
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(10 * time.Second)
-	w.say(stream, heartbeat(time.Second))
+	w.deliver(stream, heartbeat(time.Second))
 	w.send(stream, heartbeat(time.Second-1))
 	w.gone(stream)
 	w.expect(CodeValid, true, testKey(1, 'a'))
@@ -180,14 +180,14 @@ func TestEventsAloneDoNotSayThatThereWasNothingElse(t *testing.T) {
 	w, stream := listening(t, WithMaxStaleness(6*time.Second))
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(6 * time.Second)
-	w.say(stream, changed("catching up", 11, testKey(2, 'a')))
+	w.deliver(stream, changed("catching up", 11, testKey(2, 'a')))
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
 
 func TestAStreamThatIsSilentForTwoAndAHalfHeartbeatsIsOpenedAnew(t *testing.T) {
 	w, stream := listening(t)
 	w.clock.advance(12 * time.Second)
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "still there"})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "still there"})
 	w.clock.advance(12 * time.Second)
 	select {
 	case <-stream.gone:
@@ -210,9 +210,9 @@ func TestAnOwnKeyThatIsRefusedMakesEverythingForgottenAndIsTriedAgain(t *testing
 			w.eventually("everything is forgotten", func() bool { return w.verifier.Remembered() == 0 })
 			w.expect(CodeValid, false, testKey(1, 'a'))
 			w.expect(CodeValid, false, testKey(1, 'a'))
-			w.eventually("it pauses", func() bool { return w.clock.waits(refusedPause) })
-			w.clock.advance(refusedPause)
-			w.say(w.stream(), &tumblerv1.WatchResponse{Cursor: "allowed again"})
+			w.eventually("it pauses", func() bool { return w.clock.waits(refusedBackoff) })
+			w.clock.advance(refusedBackoff)
+			w.deliver(w.stream(), &tumblerv1.WatchResponse{Cursor: "allowed again"})
 			w.expect(CodeValid, false, testKey(1, 'a'))
 			w.expect(CodeValid, true, testKey(1, 'a'))
 			if !strings.Contains(w.logs.String(), "level=ERROR") {
@@ -234,7 +234,7 @@ func TestACursorThatTheServerDoesNotKnowIsDroppedAndEverythingForgotten(t *testi
 	if w.verifier.Remembered() != 0 {
 		t.Error("something is remembered")
 	}
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "anew"})
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "anew"})
 	w.expect(CodeValid, false, testKey(1, 'a'))
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
@@ -260,7 +260,7 @@ func TestAnAnswerToACallWithoutTheCursorIsNotRemembered(t *testing.T) {
 		if request.GetConsistency() == nil {
 			return goodAnswer(request), nil
 		}
-		w.say(stream, &tumblerv1.WatchResponse{Cursor: "already elsewhere"})
+		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "already elsewhere"})
 		return nil, status.Error(codes.InvalidArgument, "consistency.at_least_as_fresh")
 	})
 	w.expect(CodeValid, false, testKey(1, 'a'))
@@ -277,7 +277,7 @@ func TestThePauseBetweenStreamsDoublesAndIsRandom(t *testing.T) {
 	} {
 		longest, seen := time.Duration(0), map[time.Duration]bool{}
 		for range 200 {
-			d := w.after(broken, failures)
+			d := w.backoff(broken, failures)
 			longest, seen[d] = max(longest, d), true
 			if d <= 0 {
 				t.Fatalf("a pause of %v", d)
@@ -305,39 +305,39 @@ func (w *world) verifyMeanwhile(key string, meanwhile func()) {
 
 func TestAnAnswerOlderThanAChangeOfTheKeyIsNotRemembered(t *testing.T) {
 	w, stream := listening(t)
-	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("next", 11, testKey(1, 'a'))) })
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.deliver(stream, changed("next", 11, testKey(1, 'a'))) })
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
 
 func TestAnAnswerThatHoldsTheChangeOfTheKeyIsRemembered(t *testing.T) {
 	w, stream := listening(t)
-	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("next", 10, testKey(1, 'a'))) })
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.deliver(stream, changed("next", 10, testKey(1, 'a'))) })
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
 
 func TestAChangeOfAnotherKeyIsNoReasonNotToRemember(t *testing.T) {
 	w, stream := listening(t)
-	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("next", 11, testKey(2, 'a'))) })
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.deliver(stream, changed("next", 11, testKey(2, 'a'))) })
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
 
 func TestAnAnswerOlderThanTheChangesThatAreKeptIsNotRemembered(t *testing.T) {
 	w, stream := listening(t)
-	others := make([]string, recentChanges)
+	others := make([]string, maxChanges)
 	for place := range others {
 		others[place] = testKey(place+100, 'a')
 	}
-	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("many", 11, others...)) })
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.deliver(stream, changed("many", 11, others...)) })
 	w.expect(CodeValid, true, testKey(1, 'a'))
-	w.verifyMeanwhile(testKey(2, 'a'), func() { w.say(stream, changed("one more", 11+recentChanges, others[0])) })
+	w.verifyMeanwhile(testKey(2, 'a'), func() { w.deliver(stream, changed("one more", 11+maxChanges, others[0])) })
 	w.expect(CodeValid, false, testKey(2, 'a'))
 }
 
 func TestAnAnswerToACallThatBeganBeforeAResetIsNotRemembered(t *testing.T) {
 	w, stream := listening(t)
 	w.verifyMeanwhile(testKey(1, 'a'), func() {
-		w.say(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
-		w.say(stream, &tumblerv1.WatchResponse{Cursor: "beat"})
+		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
+		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "beat"})
 	})
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
@@ -345,7 +345,7 @@ func TestAnAnswerToACallThatBeganBeforeAResetIsNotRemembered(t *testing.T) {
 func TestAnAnswerToACallThatBeganBeforeTheStreamIsNotRemembered(t *testing.T) {
 	w := newWorld(t)
 	stream := w.stream()
-	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, &tumblerv1.WatchResponse{Cursor: "begun"}) })
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"}) })
 	w.expect(CodeValid, false, testKey(1, 'a'))
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
@@ -355,7 +355,7 @@ func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
 	w.verifyMeanwhile(testKey(1, 'a'), func() {
 		for second := range 59 {
 			w.clock.advance(time.Second)
-			w.say(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
+			w.deliver(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
 		}
 	})
 	w.expect(CodeValid, true, testKey(1, 'a'))
@@ -365,13 +365,13 @@ func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
 
 func TestTheChangesThatAreKeptAreTheLatest(t *testing.T) {
 	kept := newChanges()
-	for revision := range int64(3 * recentChanges) {
+	for revision := range int64(3 * maxChanges) {
 		kept.note(fmt.Sprint(revision%10), revision)
 	}
-	if len(kept.revisions) != 10 || kept.floor != 2*recentChanges-1 {
-		t.Errorf("%d keys are kept, and %d dropped", len(kept.revisions), kept.floor)
+	if len(kept.revisions) != 10 || kept.revisionFloor != 2*maxChanges-1 {
+		t.Errorf("%d keys are kept, and %d dropped", len(kept.revisions), kept.revisionFloor)
 	}
-	if newest := int64(3*recentChanges - 1); kept.after(fmt.Sprint(newest%10), newest) || !kept.after(fmt.Sprint(newest%10), newest-1) {
+	if newest := int64(3*maxChanges - 1); kept.after(fmt.Sprint(newest%10), newest) || !kept.after(fmt.Sprint(newest%10), newest-1) {
 		t.Error("the newest revision of a key is not what counts")
 	}
 }

@@ -11,20 +11,20 @@ from typing import Any, NamedTuple, Protocol
 
 import grpc
 
-from tumbler._memory import Answer, Clock, Memory, Moment, read_answer
+from tumbler._cache import Answer, Cache, Clock, Position, read_answer
 from tumbler._settings import SECOND, Settings
 from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, NotAllowed, TumblerError, Unavailable
-from tumbler.projects import UNSAID
+from tumbler.projects import PROJECT_REQUIRED
 from tumbler.v1 import api_key_service_pb2 as pb
 
-MOST_CALLS = 4
+MAX_CALLS_IN_FLIGHT = 4
 """Maximum number of calls in flight."""
 
-MOST_KEYS = 500
+MAX_BATCH_KEYS = 500
 """Maximum number of keys in a call."""
 
-MOST_BYTES = 256 * 1024
+MAX_BATCH_BYTES = 256 * 1024
 """Maximum size of the requests of one call together. A larger request goes by itself."""
 
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -58,45 +58,45 @@ class Flight:
         self.demand = demand
         self.future = future
         self.deadline = deadline
-        self.sent: int | None = None
-        self.since = Moment(0, 0, "")
-        self.most = MOST_KEYS
+        self.sent_at: int | None = None
+        self.position = Position(0, 0, "")
+        self.max_batch = MAX_BATCH_KEYS
         """Maximum number of keys in its next call. After a retry: half of the keys in its last call, rounded up."""
-        self.cursor_in_doubt = ""
+        self.refused_cursor = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)  # repr() would show keys
-class Sending:
-    """The next call to send: a Verify, or a BatchVerify of several flights."""
+class Batch:
+    """The flights of the next call: one that goes by Verify, or several that go together by BatchVerify."""
 
     flights: list[Flight]
     request: pb.VerifyRequest | pb.BatchVerifyRequest
 
     @property
-    def is_batch(self) -> bool:
-        """Whether it is a BatchVerify."""
-        return isinstance(self.request, pb.BatchVerifyRequest)
+    def is_single(self) -> bool:
+        """Whether it is a Verify of one flight."""
+        return isinstance(self.request, pb.VerifyRequest)
 
 
-class Desk:
+class Batcher:
     """Hands out flights and calls. The caller must return every call, with ``answered`` or ``failed``."""
 
-    def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
+    def __init__(self, settings: Settings, cache: Cache, clock: Clock) -> None:
         self._timeout = int(settings.timeout * SECOND)
         self._settings = settings
-        self._memory = memory
+        self._cache = cache
         self._clock = clock
-        self._flights: dict[str, Flight] = {}
+        self._joinable: dict[str, Flight] = {}
         self._queue: deque[Flight] = deque()
-        self._under_way = 0
+        self._calls_in_flight = 0
         self._closed: Failure | None = None
         self._lock = threading.Lock()
 
-    def join(self, key: str, demand: Demand, new_future: Callable[[], Settled]) -> tuple[Flight, Sending | None]:
+    def join(self, key: str, demand: Demand, new_future: Callable[[], Settled]) -> tuple[Flight, Batch | None]:
         """Return the flight that will bring the key's answer, and the call to send now, if any.
 
         Raises:
-            Unavailable: The desk is closed.
+            Unavailable: The batcher is closed.
             InvalidRequest: The demand cannot be encoded.
 
         """
@@ -104,40 +104,40 @@ class Desk:
         with self._lock:
             if self._closed is not None:
                 raise self._closed.kind(self._closed.text)
-            flight = self._flights.get(key)
-            if flight is not None and (flight.sent is None or self._memory.shareable(flight.since)):
+            flight = self._joinable.get(key)
+            if flight is not None and (flight.sent_at is None or self._cache.unchanged_since(flight.position)):
                 flight.deadline = deadline
                 return flight, None
-            flight = self._flights[key] = Flight(self._request(key, demand), demand, new_future(), deadline)
+            flight = self._joinable[key] = Flight(self._request(key, demand), demand, new_future(), deadline)
             self._queue.append(flight)
-            return flight, self._next()
+            return flight, self._next_batch()
 
-    def answered(self, sending: Sending, response: Any) -> Sending | None:
+    def answered(self, batch: Batch, response: Any) -> Batch | None:
         """Settle the flights of a call that succeeded, and return the call to send next."""
-        answers = list(response.responses) if sending.is_batch else [response]
-        if len(answers) != len(sending.flights):
-            return self._settle(sending, [_odd()] * len(sending.flights))
-        pairs = zip(sending.flights, answers, strict=True)
-        return self._settle(sending, [self._read(*pair, sending.is_batch) for pair in pairs])
+        answers = list(response.responses) if not batch.is_single else [response]
+        if len(answers) != len(batch.flights):
+            return self._settle(batch, [_bad_answer()] * len(batch.flights))
+        pairs = zip(batch.flights, answers, strict=True)
+        return self._settle(batch, [self._check_answer(*pair, not batch.is_single) for pair in pairs])
 
-    def failed(self, sending: Sending, status: grpc.StatusCode, detail: str) -> Sending | None:
+    def failed(self, batch: Batch, status: grpc.StatusCode, detail: str) -> Batch | None:
         """Settle or requeue the flights of a call that failed, and return the call to send next."""
         outcome: Failure | None
         if status in _REFUSED:
             outcome = Failure(NotAllowed, f"the server refused the verifier's own key: {status.name}: {detail}")
-        elif sending.is_batch and status not in _UNREACHED:
+        elif not batch.is_single and status not in _UNREACHED:
             outcome = None  # one of its keys may be at fault, or their number
         elif status is grpc.StatusCode.INVALID_ARGUMENT:
-            outcome = self._blamed(sending, detail)
+            outcome = self._on_invalid_argument(batch, detail)
         else:
             outcome = Failure(Unavailable, f"the call to the server failed: {status.name}: {detail}")
-        return self._settle(sending, [outcome] * len(sending.flights))
+        return self._settle(batch, [outcome] * len(batch.flights))
 
     def close(self, text: str) -> None:
         """Fail all waiting callers and refuse new ones."""
         with self._lock:
             self._closed = Failure(Unavailable, text)
-            flights, self._flights = list(self._flights.values()), {}
+            flights, self._joinable = list(self._joinable.values()), {}
             self._queue.clear()
         for flight in flights:
             _finish(flight, self._closed)
@@ -146,20 +146,20 @@ class Desk:
         """Close, in a forked process. The threads that wait or hold the lock do not exist here."""
         self._lock = threading.Lock()
         self._closed = Failure(Unavailable, text)
-        self._flights.clear()
+        self._joinable.clear()
 
-    def _blamed(self, sending: Sending, detail: str) -> Failure | None:
+    def _on_invalid_argument(self, batch: Batch, detail: str) -> Failure | None:
         """Return the error for a single call's INVALID_ARGUMENT, or None to retry without the cursor.
 
         The demand is at fault, or our cursor: a server does not know it after an older backup was restored.
         """
-        (flight,) = sending.flights
-        if flight.since.cursor and not flight.cursor_in_doubt:
-            flight.cursor_in_doubt = flight.since.cursor
+        (flight,) = batch.flights
+        if flight.position.cursor and not flight.refused_cursor:
+            flight.refused_cursor = flight.position.cursor
             return None
         return Failure(InvalidRequest, detail)
 
-    def _read(self, flight: Flight, response: pb.VerifyResponse, in_batch: bool) -> Answer | Failure | None:
+    def _check_answer(self, flight: Flight, response: pb.VerifyResponse, in_batch: bool) -> Answer | Failure | None:
         """Return the outcome of a flight, after caching it. None: the key must be sent again.
 
         A batch leaves an item undecided if the answer has no room for it, or if the item has the wrong form.
@@ -167,31 +167,31 @@ class Desk:
         if response.code == pb.VERIFY_CODE_UNSPECIFIED and in_batch:
             return None
         if response.any_project and self._settings.project_id is None:
-            return Failure(NotAllowed, UNSAID)
-        sent = flight.sent or 0
+            return Failure(NotAllowed, PROJECT_REQUIRED)
+        sent_at = flight.sent_at or 0
         try:
-            answer = read_answer(response, flight.request.key, sent)
+            answer = read_answer(response, flight.request.key, sent_at)
         except (ValueError, OverflowError):
-            return _odd()
+            return _bad_answer()
         if answer.record is not None and not self._settings.accepts(answer.record.project_id):
             answer = answer._replace(code=Code.NOT_FOUND, record=None)
-        if flight.cursor_in_doubt:
-            self._memory.lose_cursor(flight.cursor_in_doubt)
-        self._memory.remember(flight.request.key, answer, sent, flight.since)
+        if flight.refused_cursor:
+            self._cache.drop_cursor(flight.refused_cursor)
+        self._cache.store(flight.request.key, answer, sent_at, flight.position)
         return answer
 
-    def _settle(self, sending: Sending, outcomes: list[Any]) -> Sending | None:
+    def _settle(self, batch: Batch, outcomes: list[Any]) -> Batch | None:
         with self._lock:
             # Backwards, because retried flights go to the front of the queue and keep their order.
-            for flight, outcome in zip(reversed(sending.flights), reversed(outcomes), strict=True):
+            for flight, outcome in zip(reversed(batch.flights), reversed(outcomes), strict=True):
                 if outcome is None and self._closed is None:
-                    flight.most, flight.sent = (len(sending.flights) + 1) // 2, None
+                    flight.max_batch, flight.sent_at = (len(batch.flights) + 1) // 2, None
                     self._queue.appendleft(flight)
-                elif self._flights.get(flight.request.key) is flight:
-                    del self._flights[flight.request.key]
-            self._under_way -= 1
-            following = self._next()
-        for flight, outcome in zip(sending.flights, outcomes, strict=True):
+                elif self._joinable.get(flight.request.key) is flight:
+                    del self._joinable[flight.request.key]
+            self._calls_in_flight -= 1
+            following = self._next_batch()
+        for flight, outcome in zip(batch.flights, outcomes, strict=True):
             if outcome is not None:
                 _finish(flight, outcome)
         return following
@@ -201,7 +201,7 @@ class Desk:
         try:
             return pb.VerifyRequest(
                 key=key,
-                project_id=self._settings.project,
+                project_id=self._settings.only_project,
                 environment_id=demand.environment_id,
                 required_scopes=demand.required_scopes,
                 client_ip=demand.client_ip,
@@ -209,37 +209,39 @@ class Desk:
         except UnicodeError:
             raise InvalidRequest("a required scope, the address or the environment is not valid Unicode") from None
 
-    def _next(self) -> Sending | None:
-        if self._under_way == MOST_CALLS or self._closed is not None:
+    def _next_batch(self) -> Batch | None:
+        if self._calls_in_flight == MAX_CALLS_IN_FLIGHT or self._closed is not None:
             return None
-        now, since = self._clock(), self._memory.moment()
+        now, position = self._clock(), self._cache.position()
         flights: list[Flight] = []
         size = 0
         while self._queue:
             flight = self._queue[0]
             if now >= flight.deadline:  # all callers have given up
                 self._queue.popleft()
-                if self._flights.get(flight.request.key) is flight:
-                    del self._flights[flight.request.key]
+                if self._joinable.get(flight.request.key) is flight:
+                    del self._joinable[flight.request.key]
                 continue
             flight.request.ClearField("consistency")
-            if since.cursor and not flight.cursor_in_doubt:
-                flight.request.consistency.at_least_as_fresh = since.cursor
+            if position.cursor and not flight.refused_cursor:
+                flight.request.consistency.at_least_as_fresh = position.cursor
             size += flight.request.ByteSize()
             # A retried flight shares a batch only with flights of the same `most`: from a batch of the same size.
-            if flights and (len(flights) >= flight.most or flight.most != flights[0].most or size > MOST_BYTES):
+            if flights and (
+                len(flights) >= flight.max_batch or flight.max_batch != flights[0].max_batch or size > MAX_BATCH_BYTES
+            ):
                 break
             flights.append(self._queue.popleft())
-            flight.sent, flight.since = now, since
+            flight.sent_at, flight.position = now, position
         if not flights:
             return None
-        self._under_way += 1
+        self._calls_in_flight += 1
         if len(flights) == 1:
-            return Sending(flights, flights[0].request)
-        return Sending(flights, pb.BatchVerifyRequest(requests=[flight.request for flight in flights]))
+            return Batch(flights, flights[0].request)
+        return Batch(flights, pb.BatchVerifyRequest(requests=[flight.request for flight in flights]))
 
 
-def _odd() -> Failure:
+def _bad_answer() -> Failure:
     return Failure(Unavailable, "this client version does not understand the server's answer")
 
 

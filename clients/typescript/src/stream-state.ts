@@ -1,28 +1,28 @@
 /** For how many changed keys the last revision is kept. */
-const KEPT_CHANGES = 1_024;
+const MAX_CHANGES = 1_024;
 
 /** How far the server's clock may run ahead of ours while a stream is open, in ms. If further, ours stopped. */
-const AHEAD = 500;
+const MAX_HEARTBEAT_LEAD = 500;
 
 /** The age, in ms, up to which a heartbeat does not end its stream, however short `maxStaleness` is. */
-const YOUNG = 1_000;
+const TOLERATED_AGE = 1_000;
 
 /**
  * What the stream has delivered. This decides which answers may be cached, and how long the cache may answer.
  *
  * It knows nothing of connections, and nothing of the cache.
  */
-export class Journal {
+export class StreamState {
   /** The newest cursor of the stream. Empty: none. */
   cursor = "";
 
-  /** Counts how often everything was evicted. An answer whose call began in another epoch is not cached. */
-  epoch = 0;
+  /** Counts the resets. An answer whose call began in another generation is not cached. */
+  generation = 0;
 
   readonly #maxStaleness: number;
   readonly #heartbeat: number;
   readonly #changes = new Map<string, bigint>(); // the newest revision by key id, in order of arrival
-  #forgottenChange = 0n; // no change that was dropped from #changes is newer
+  #revisionFloor = 0n; // no change that was dropped from #changes is newer
   #freshUntil = Number.NEGATIVE_INFINITY;
 
   constructor(maxStaleness: number, heartbeat: number) {
@@ -31,24 +31,24 @@ export class Journal {
   }
 
   /**
-   * Handles a heartbeat of a stream that was requested at `opened`. Returns whether to keep the stream. All times are
-   * in ms.
+   * Handles a heartbeat of a stream that was requested at `requestedAt`. Returns whether to keep the stream. All times
+   * are in ms.
    *
    * `age` is how long the stream had been open when everything was delivered; an older server does not send it. The
    * heartbeat may have travelled or waited for long. The server opened the stream after we requested it, so the instant
-   * `opened + age` is never too late.
+   * `requestedAt + age` is never too late.
    */
-  heard(now: number, opened: number, age: number | undefined): boolean {
-    if (age === undefined && opened < this.#freshUntil && this.#freshUntil <= now) return false;
-    const trueAt = age === undefined ? now : opened + age;
-    if (trueAt > now + AHEAD) {
-      this.silence(); // this machine was stopped, and its clock with it
+  applyHeartbeat(now: number, requestedAt: number, age: number | undefined): boolean {
+    if (age === undefined && requestedAt < this.#freshUntil && this.#freshUntil <= now) return false;
+    const confirmedAt = age === undefined ? now : requestedAt + age;
+    if (confirmedAt > now + MAX_HEARTBEAT_LEAD) {
+      this.endFreshness(); // this machine was stopped, and its clock with it
       return false;
     }
-    const old = Math.max(0, now - trueAt);
+    const old = Math.max(0, now - confirmedAt);
     this.#freshUntil = Math.max(this.#freshUntil, now - old + this.#maxStaleness);
     // If freshness would lapse before the next heartbeat, the stream is slow, or took long to open.
-    return old <= Math.max(YOUNG, this.#maxStaleness - this.#heartbeat);
+    return old <= Math.max(TOLERATED_AGE, this.#maxStaleness - this.#heartbeat);
   }
 
   /** Until when the last heartbeat keeps the cache fresh. */
@@ -61,31 +61,32 @@ export class Journal {
     return now < this.#freshUntil;
   }
 
-  changed(keyId: string, revision: bigint): void {
+  recordChange(keyId: string, revision: bigint): void {
     this.#changes.delete(keyId);
     this.#changes.set(keyId, revision);
-    if (this.#changes.size <= KEPT_CHANGES) return;
+    if (this.#changes.size <= MAX_CHANGES) return;
     for (const [oldest, dropped] of this.#changes) {
       this.#changes.delete(oldest);
-      if (dropped > this.#forgottenChange) this.#forgottenChange = dropped;
+      if (dropped > this.#revisionFloor) this.#revisionFloor = dropped;
       return;
     }
   }
 
-  /** Returns whether an answer of that revision and epoch includes all changes delivered for the key. */
-  admits(keyId: string, revision: bigint, epoch: number): boolean {
-    return epoch === this.epoch && revision >= this.#forgottenChange && revision >= (this.#changes.get(keyId) ?? 0n);
+  /** Returns whether an answer of that revision and generation includes all changes delivered for the key. */
+  admits(keyId: string, revision: bigint, generation: number): boolean {
+    const newest = this.#changes.get(keyId) ?? 0n;
+    return generation === this.generation && revision >= this.#revisionFloor && revision >= newest;
   }
 
   /** Starts over. The changes are dropped too, because another log may count from below. */
-  beginAnew(): void {
-    this.epoch++;
+  reset(): void {
+    this.generation++;
     this.#changes.clear();
-    this.#forgottenChange = 0n;
+    this.#revisionFloor = 0n;
   }
 
   /** Ends freshness at once. */
-  silence(): void {
+  endFreshness(): void {
     this.#freshUntil = Number.NEGATIVE_INFINITY;
   }
 }

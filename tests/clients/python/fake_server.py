@@ -39,15 +39,15 @@ PROBE = key_of(10**15)
 """A key that is unknown, so never cached."""
 
 
-class Watching:
+class FakeStream:
     """An open stream."""
 
     def __init__(self, request: pb.WatchRequest) -> None:
         self.request = request
-        self.words: queue.SimpleQueue[pb.WatchResponse | grpc.StatusCode] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[pb.WatchResponse | grpc.StatusCode] = queue.SimpleQueue()
 
 
-class Fake(ApiKeyServiceServicer):
+class FakeServer(ApiKeyServiceServicer):
     """The server. Unknown keys are NOT_FOUND. A stream starts with a heartbeat unless ``greets`` is unset."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Fake(ApiKeyServiceServicer):
         self.unknown_cursor = ""
         self.revision = 10
         self.greets = True
-        self.streams: list[Watching] = []
+        self.streams: list[FakeStream] = []
         self.refuses_streams: grpc.StatusCode | None = None
         self._probed = ""
         self._under_way = self._most = 0
@@ -122,7 +122,7 @@ class Fake(ApiKeyServiceServicer):
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
 
-    def say(self, *changed: str, reset: bool = False, age: float | None = None) -> None:
+    def send(self, *changed: str, reset: bool = False, age: float | None = None) -> None:
         """Send the newest stream an event of each key, or without keys a heartbeat of this age in seconds."""
         self.until(lambda: bool(self.streams))
         events = []
@@ -130,19 +130,19 @@ class Fake(ApiKeyServiceServicer):
             self.revision += 1
             events.append(event_pb2.KeyEvent(revision=self.revision, key_id=id_of(key)))
         self.revision += not changed
-        word = pb.WatchResponse(events=events, cursor=self.cursor, reset=reset)
+        message = pb.WatchResponse(events=events, cursor=self.cursor, reset=reset)
         if age is not None:
-            word.stream_age.FromMicroseconds(int(age * 1_000_000))
-        self.streams[-1].words.put(word)
+            message.stream_age.FromMicroseconds(int(age * 1_000_000))
+        self.streams[-1].messages.put(message)
 
     def cut(self, status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         """End the newest stream, and return once there is another."""
         number = len(self.streams)
-        self.streams[-1].words.put(status)
+        self.streams[-1].messages.put(status)
         if self.refuses_streams is None:
             self.until(lambda: len(self.streams) > number)
 
-    def heard(self, verifier: Any) -> None:
+    def handled(self, verifier: Any) -> None:
         """Return once a verifier has handled all messages: it then sends the newest cursor."""
         for _ in range(PATIENCE * 1000):
             verifier.verify(PROBE)
@@ -151,23 +151,23 @@ class Fake(ApiKeyServiceServicer):
             self._changed.acquire()
             self._changed.wait(0.001)
             self._changed.release()
-        raise AssertionError("it was never heard")
+        raise AssertionError("it was never handled")
 
-    def heard_by(self, server: Any) -> None:
+    def handled_by(self, server: Any) -> None:
         """Return once a guarded server's verifier has handled all messages, and has no key to verify again."""
         for _ in range(PATIENCE * 100):
-            held = list(server.verifier._sessions._held.values())
-            if server.verifier._memory.cursor == self.cursor and all(one.doubted is None for one in held):
+            held = list(server.verifier._sessions._keys.values())
+            if server.verifier._cache.cursor == self.cursor and all(one.unconfirmed_since is None for one in held):
                 return
             time.sleep(0.01)
-        raise AssertionError("it was never heard")
+        raise AssertionError("it was never handled")
 
     def stop(self) -> None:
         """Stop the server."""
         for gate in self._held.values():
             gate.set()
         for stream in self.streams:
-            stream.words.put(grpc.StatusCode.UNAVAILABLE)
+            stream.messages.put(grpc.StatusCode.UNAVAILABLE)
         self._server.stop(None).wait()
 
     # The RPCs' names are the protos'.
@@ -199,9 +199,9 @@ class Fake(ApiKeyServiceServicer):
     def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchResponse]:
-        stream = Watching(request)
+        stream = FakeStream(request)
         if self.greets and self.refuses_streams is None:
-            stream.words.put(pb.WatchResponse(cursor=self.cursor))
+            stream.messages.put(pb.WatchResponse(cursor=self.cursor))
         with self._changed:
             self.streams.append(stream)
             self._changed.notify_all()
@@ -209,12 +209,12 @@ class Fake(ApiKeyServiceServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
         if self.refuses_streams is not None:
             context.abort(self.refuses_streams, "as the test has it")
-        context.add_callback(lambda: stream.words.put(grpc.StatusCode.CANCELLED))
+        context.add_callback(lambda: stream.messages.put(grpc.StatusCode.CANCELLED))
         while True:
-            word = stream.words.get()
-            if isinstance(word, grpc.StatusCode):
-                context.abort(word, "as the test has it")
-            yield word
+            message = stream.messages.get()
+            if isinstance(message, grpc.StatusCode):
+                context.abort(message, "as the test has it")
+            yield message
 
     def _enter(self, request: Any, context: grpc.ServicerContext) -> None:
         with self._changed:

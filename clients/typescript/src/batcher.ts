@@ -9,34 +9,34 @@ import {
   type VerifyRequestSchema,
   type VerifyResponse,
 } from "./gen/tumbler/v1/api_key_service_pb.js";
-import type { Journal } from "./journal.js";
-import { isOfBatch, type Service } from "./service.js";
+import { type Service, shouldSplit } from "./service.js";
+import type { StreamState } from "./stream-state.js";
 import type { KeyRecord } from "./verification.js";
 
-const CALLS_AT_ONCE = 4;
-const KEYS_AT_ONCE = 500;
+const MAX_CALLS_IN_FLIGHT = 4;
+const MAX_BATCH_KEYS = 500;
 /** Maximum size of the requests of one call together. A larger request goes by itself. */
-const BYTES_AT_ONCE = 256 * 1024;
+const MAX_BATCH_BYTES = 256 * 1024;
 /** Bytes of a request for the stream's cursor and the encoding. */
-const SPARE_BYTES = 256;
+const CURSOR_BYTES = 256;
 
 /** The server's response, and what decides whether it may be cached. */
-export interface Answer {
+export interface RawAnswer {
   readonly response: VerifyResponse;
   /** Our clock before the call was sent. */
   readonly sentAt: number;
-  /** The journal's epoch before the call was sent. Undefined: the answer must not be cached. */
-  readonly epoch: number | undefined;
+  /** The stream state's generation before the call was sent. Undefined: the answer must not be cached. */
+  readonly generation: number | undefined;
 }
 
 /** A checked answer about a key. */
-export interface Learned {
+export interface Answer {
   readonly code: Code;
   readonly record: KeyRecord;
   /** Microseconds from our clock to the server's. NaN if the answer has no `check_time`. */
-  readonly serverTimeAhead: number;
+  readonly clockOffset: number;
   /** When the answer expires, by our clock. */
-  readonly until: number;
+  readonly expiresAt: number;
 }
 
 /** One key on its way to the server and back, and all callers that wait for it. */
@@ -44,17 +44,17 @@ export interface Flight {
   readonly key: string;
   readonly demand: Demand;
   /** The checked answer. Rejects with TumblerError. */
-  readonly outcome: Promise<Learned>;
+  readonly outcome: Promise<Answer>;
 }
 
 interface OpenFlight extends Flight {
   readonly deadline: number;
-  readonly land: (answer: Answer) => void;
+  readonly finish: (raw: RawAnswer) => void;
   readonly fail: (error: TumblerError) => void;
   /** When its call was sent, by `performance.now()`. Undefined: it is queued. */
   sentSince: number | undefined;
   /** Maximum number of keys in its next call. After a retry: half of the keys in its last call, rounded up. */
-  most: number;
+  maxBatch: number;
   readonly bytes: number;
 }
 
@@ -62,61 +62,61 @@ interface OpenFlight extends Flight {
  * Verifies keys that the cache cannot answer. At most four calls are in flight. Callers with the same key share a
  * flight. Queued flights go out together with the next call.
  */
-export class Calls {
+export class Batcher {
   readonly #service: Service;
-  readonly #journal: Journal;
+  readonly #streamState: StreamState;
   readonly #project: string;
   readonly #timeout: number;
   readonly #clock: Clock;
-  readonly #open = new Set<OpenFlight>();
+  readonly #flights = new Set<OpenFlight>();
   readonly #joinable = new Map<string, OpenFlight>(); // by presented key
-  #waiting = new Set<OpenFlight>(); // in order
-  readonly #learn: (key: string, answer: Answer) => Learned;
-  #underWay = 0;
+  #queue = new Set<OpenFlight>(); // in order
+  readonly #checkAnswer: (key: string, raw: RawAnswer) => Answer;
+  #callsInFlight = 0;
 
   /**
    * `project` is the project that requests name. Empty: none. They do not name the projects of single callers, so that
-   * an answer serves other callers too. `learn` is called once with each answer. Callers receive what it returns or
-   * throws.
+   * an answer serves other callers too. `checkAnswer` is called once with each answer. Callers receive what it returns
+   * or throws.
    */
   constructor(
     service: Service,
-    journal: Journal,
+    streamState: StreamState,
     project: string,
     timeout: number,
     clock: Clock,
-    learn: (key: string, answer: Answer) => Learned,
+    checkAnswer: (key: string, raw: RawAnswer) => Answer,
   ) {
     this.#service = service;
-    this.#journal = journal;
+    this.#streamState = streamState;
     this.#project = project;
     this.#timeout = timeout;
     this.#clock = clock;
-    this.#learn = learn;
+    this.#checkAnswer = checkAnswer;
   }
 
   /**
    * Returns the flight of the key, whatever its demand, or begins one. A sent flight is shared only while the stream is
    * fresh: otherwise the key may have been revoked since, and the stream would not have reported it.
    */
-  joinOrBegin(key: string, demand: Demand): Flight {
+  join(key: string, demand: Demand): Flight {
     const open = this.#joinable.get(key);
-    if (open && (open.sentSince === undefined || this.#journal.isFresh(this.#clock.now()))) return open;
-    return this.begin(key, demand);
+    if (open && (open.sentSince === undefined || this.#streamState.isFresh(this.#clock.now()))) return open;
+    return this.start(key, demand);
   }
 
   /** Begins a separate flight for the demand. It ends after at most `timeout`. */
-  begin(key: string, demand: Demand): Flight {
-    let resolve!: (learned: Learned) => void;
+  start(key: string, demand: Demand): Flight {
+    let resolve!: (answer: Answer) => void;
     let reject!: (error: unknown) => void;
-    const outcome = new Promise<Learned>((onLearned, onError) => {
-      resolve = onLearned;
+    const outcome = new Promise<Answer>((onAnswer, onError) => {
+      resolve = onAnswer;
       reject = onError;
     });
     const end = () => {
       cancel();
-      this.#open.delete(flight);
-      this.#waiting.delete(flight);
+      this.#flights.delete(flight);
+      this.#queue.delete(flight);
       if (this.#joinable.get(key) === flight) this.#joinable.delete(key);
     };
     const flight: OpenFlight = {
@@ -124,10 +124,10 @@ export class Calls {
       demand,
       outcome,
       deadline: this.#clock.now() + this.#timeout,
-      land: (answer) => {
+      finish: (raw) => {
         end();
         try {
-          resolve(this.#learn(key, answer));
+          resolve(this.#checkAnswer(key, raw));
         } catch (error) {
           reject(error);
         }
@@ -137,106 +137,109 @@ export class Calls {
         reject(error);
       },
       sentSince: undefined,
-      most: KEYS_AT_ONCE,
+      maxBatch: MAX_BATCH_KEYS,
       bytes: bytesOf(key, this.#project, demand),
     };
     const late = () => {
-      if (flight.sentSince !== undefined) this.#service.suspect(flight.sentSince);
+      if (flight.sentSince !== undefined) this.#service.reconnect(flight.sentSince);
       flight.fail(new UnavailableError(`the server did not answer within ${this.#timeout} ms`));
     };
     const cancel = this.#clock.after(this.#timeout, late, true);
-    this.#open.add(flight);
+    this.#flights.add(flight);
     this.#joinable.set(key, flight);
-    this.#waiting.add(flight);
-    this.#send();
+    this.#queue.add(flight);
+    this.#sendBatches();
     return flight;
   }
 
   /**
    * Lets no further caller join the sent flights of the chosen keys. Their answers may lack the stream's last message.
    */
-  part(chosen: (key: string) => boolean): void {
+  detach(chosen: (key: string) => boolean): void {
     for (const [key, { sentSince }] of this.#joinable) {
       if (sentSince !== undefined && chosen(key)) this.#joinable.delete(key);
     }
   }
 
   close(): void {
-    for (const flight of this.#open) flight.fail(new UnavailableError("the verifier is closed"));
+    for (const flight of this.#flights) flight.fail(new UnavailableError("the verifier is closed"));
   }
 
-  #send(): void {
-    while (this.#underWay < CALLS_AT_ONCE && this.#waiting.size > 0) void this.#call(this.#next());
+  #sendBatches(): void {
+    while (this.#callsInFlight < MAX_CALLS_IN_FLIGHT && this.#queue.size > 0) void this.#sendBatch(this.#nextBatch());
   }
 
   /**
    * Takes the flights of the next call: the one that has waited longest, and all that may share its call. A retried
-   * flight shares a batch only with flights of the same `most`: from a batch of the same size.
+   * flight shares a batch only with flights of the same `maxBatch`: from a batch of the same size.
    */
-  #next(): OpenFlight[] {
-    const flights: OpenFlight[] = [];
+  #nextBatch(): OpenFlight[] {
+    const batch: OpenFlight[] = [];
     let bytes = 0;
-    for (const flight of this.#waiting) {
-      const { most } = flights[0] ?? flight;
+    for (const flight of this.#queue) {
+      const { maxBatch } = batch[0] ?? flight;
       bytes += flight.bytes;
-      if (flights.length > 0 && (flights.length >= most || flight.most !== most || bytes > BYTES_AT_ONCE)) break;
-      flights.push(flight);
-      this.#waiting.delete(flight);
+      const fits = batch.length < maxBatch && flight.maxBatch === maxBatch && bytes <= MAX_BATCH_BYTES;
+      if (batch.length > 0 && !fits) break;
+      batch.push(flight);
+      this.#queue.delete(flight);
     }
-    return flights;
+    return batch;
   }
 
-  async #call(flights: readonly OpenFlight[]): Promise<void> {
-    this.#underWay++;
+  async #sendBatch(batch: readonly OpenFlight[]): Promise<void> {
+    this.#callsInFlight++;
     const sentSince = performance.now();
-    for (const flight of flights) flight.sentSince = sentSince;
-    const { cursor, epoch } = this.#journal;
+    for (const flight of batch) flight.sentSince = sentSince;
+    const { cursor, generation } = this.#streamState;
     const sentAt = this.#clock.now();
-    const left = Math.max(...flights.map((flight) => flight.deadline)) - sentAt;
+    const left = Math.max(...batch.map((flight) => flight.deadline)) - sentAt;
     try {
       const responses = await this.#service.verify(
-        flights.map((flight) => this.#request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
+        batch.map((flight) =>
+          this.#request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_REQUIREMENT),
+        ),
         left,
       );
       // A batch leaves an item undecided if the answer has no room for it, or if the item has the wrong form.
       const undecided: OpenFlight[] = [];
       responses.forEach((response, index) => {
-        const flight = flights[index];
+        const flight = batch[index];
         if (flight === undefined) return;
-        if (response.code !== VerifyCode.UNSPECIFIED) flight.land({ response, sentAt, epoch });
-        else if (flights.length === 1) flight.fail(new UnavailableError("the server did not decide"));
+        if (response.code !== VerifyCode.UNSPECIFIED) flight.finish({ response, sentAt, generation });
+        else if (batch.length === 1) flight.fail(new UnavailableError("the server did not decide"));
         else undecided.push(flight);
       });
-      this.#askAgain(undecided, flights.length);
+      this.#requeue(undecided, batch.length);
     } catch (reason) {
-      const [only] = flights;
+      const [only] = batch;
       const error = ConnectError.from(reason);
-      if (error.code === Status.DeadlineExceeded) this.#service.suspect(sentSince);
+      if (error.code === Status.DeadlineExceeded) this.#service.reconnect(sentSince);
       const refused = error.code === Status.InvalidArgument;
-      if (flights.length > 1 && isOfBatch(error)) this.#askAgain(flights, flights.length);
-      else if (refused && cursor !== "" && only !== undefined) await this.#askWithoutCursor(only, sentAt);
-      else for (const flight of flights) flight.fail(fromCall(reason));
+      if (batch.length > 1 && shouldSplit(error)) this.#requeue(batch, batch.length);
+      else if (refused && cursor !== "" && only !== undefined) await this.#retryWithoutCursor(only, sentAt);
+      else for (const flight of batch) flight.fail(fromCall(reason));
     } finally {
-      this.#underWay--;
-      this.#send();
+      this.#callsInFlight--;
+      this.#sendBatches();
     }
   }
 
   /** Puts flights back at the front of the queue, in batches half as large as the one that they shared. */
-  #askAgain(flights: readonly OpenFlight[], shared: number): void {
-    const open = flights.filter((flight) => this.#open.has(flight));
+  #requeue(flights: readonly OpenFlight[], shared: number): void {
+    const open = flights.filter((flight) => this.#flights.has(flight));
     for (const flight of open) {
       flight.sentSince = undefined;
-      flight.most = Math.ceil(shared / 2);
+      flight.maxBatch = Math.ceil(shared / 2);
     }
-    this.#waiting = new Set([...open, ...this.#waiting]);
+    this.#queue = new Set([...open, ...this.#queue]);
   }
 
   /**
    * Retries without the cursor: a server does not know it after an older backup was restored, and the caller is not to
    * blame for that. The stream will find out by itself. Until then nothing is cached.
    */
-  async #askWithoutCursor(flight: OpenFlight, sentAt: number): Promise<void> {
+  async #retryWithoutCursor(flight: OpenFlight, sentAt: number): Promise<void> {
     try {
       const [response] = await this.#service.verify(
         [this.#request(flight, { case: "fullyConsistent", value: true })],
@@ -245,7 +248,7 @@ export class Calls {
       if (response === undefined || response.code === VerifyCode.UNSPECIFIED) {
         throw new ConnectError("the server did not decide", Status.Unavailable);
       }
-      flight.land({ response, sentAt, epoch: undefined });
+      flight.finish({ response, sentAt, generation: undefined });
     } catch (reason) {
       flight.fail(fromCall(reason));
     }
@@ -268,8 +271,8 @@ type Requirement = NonNullable<MessageInitShape<typeof ConsistencySchema>["requi
 function bytesOf(key: string, project: string, { environmentId = "", requiredScopes = [], clientIp = "" }: Demand): number {
   return [key, project, environmentId, clientIp, ...requiredScopes].reduce(
     (bytes, text) => bytes + Buffer.byteLength(text) + 4,
-    SPARE_BYTES,
+    CURSOR_BYTES,
   );
 }
 
-const NO_WISH: Requirement = { case: undefined };
+const NO_REQUIREMENT: Requirement = { case: undefined };
