@@ -47,12 +47,13 @@ type watcher struct {
 func (w *watcher) run(ctx context.Context) {
 	failures := 0
 	for {
-		receivedAny, err := w.followStream(ctx)
+		began := w.clock.now()
+		err := w.followStream(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if receivedAny {
-			failures = 0
+		if w.clock.now()-began >= w.heartbeat {
+			failures = 0 // a stream that breaks at once is no recovery, even if it delivered a message
 		}
 		w.logEnd(ctx, err, failures)
 		sleep(ctx, w.clock, w.backoff(err, failures))
@@ -61,8 +62,8 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// followStream reads one stream until it breaks, and reports whether it delivered any message.
-func (w *watcher) followStream(ctx context.Context) (receivedAny bool, err error) {
+// followStream reads one stream until it breaks, and returns why it did.
+func (w *watcher) followStream(ctx context.Context) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	startTimer := func() (stop func()) {
@@ -77,12 +78,13 @@ func (w *watcher) followStream(ctx context.Context) (receivedAny bool, err error
 		HeartbeatInterval: durationpb.New(w.heartbeat),
 	}, grpc.WaitForReady(true)) // starts as soon as there is a connection
 	if err != nil {
-		return false, w.streamEnded(ctx, err, cursor)
+		return w.streamEnded(ctx, err, cursor)
 	}
+	receivedAny := false
 	for {
 		response, err := stream.Recv()
 		if err != nil {
-			return receivedAny, w.streamEnded(ctx, err, cursor)
+			return w.streamEnded(ctx, err, cursor)
 		}
 		stop()
 		stop = startTimer()
@@ -92,7 +94,7 @@ func (w *watcher) followStream(ctx context.Context) (receivedAny bool, err error
 			w.sessions.changed(true)
 		}
 		if !keep {
-			return receivedAny, errLate
+			return errLate
 		}
 		receivedAny = true
 	}

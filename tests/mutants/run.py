@@ -907,7 +907,8 @@ MUTANTS = (
     Mutant(
         "a webhook's secret is shown to who has update",
         "keys/webhook_admin.py",
-        '        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole and used else (f"{RESERVED}*",))\n',
+        "        access.hand_out(caller, tuple(scope for (scope,) in carried) if whole and used "
+        'else (f"{RESERVED}*",))\n',
         "",
         "tests/rpc/test_escalation.py",
     ),

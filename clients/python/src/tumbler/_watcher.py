@@ -31,6 +31,7 @@ class Watcher:
         self._received_any = False
         self._requested_at = 0
         self._failures = 0
+        self._broken = False
         self.max_silence = 2.5 * settings.heartbeat
         """Seconds without a message after which a stream is closed."""
 
@@ -46,14 +47,17 @@ class Watcher:
         first_without_cursor, self._received_any = not self._received_any and not self._cursor, True
         if not self._cache.apply(response, first_without_cursor, self._requested_at):
             return False
-        if self._failures:
+        if self._broken:
             self._log.info("the stream from %s is restored", self._target)
-        self._failures = 0
+        self._broken = False
         return True
 
     def stream_ended(self, status: grpc.StatusCode, detail: str) -> float:
         """Handle the end of an attempt, and return the seconds to wait before the next."""
-        self._failures += 1
+        # A stream that breaks at once is no recovery, even if it delivered a message.
+        lasted = self._clock() - self._requested_at >= self._heartbeat
+        self._failures = 1 if lasted else self._failures + 1
+        self._broken = True
         if status in _REFUSED:
             self._cache.invalidate()
             self._log.error("%s refused the verifier's own key: %s: %s", self._target, status.name, detail)

@@ -31,6 +31,7 @@ final class Watcher {
 
     private Stream current;
     private int failures;
+    private boolean broken;
     private boolean closed;
 
     Watcher(
@@ -136,10 +137,10 @@ final class Watcher {
                         && !cache.applyHeartbeat(response.getCursor(), requestedAt, age(response), now)) {
                     return false;
                 }
-                if (failures > 0) {
+                if (broken) {
                     log.log(Level.INFO, "the stream is restored");
                 }
-                failures = 0;
+                broken = false;
                 return true;
             } finally {
                 lock.unlock();
@@ -207,6 +208,11 @@ final class Watcher {
         }
 
         private long backoff(Status status) {
+            // A stream that breaks at once is no recovery, even if it delivered a message.
+            if (clock.now() - requestedAt >= heartbeat.toNanos()) {
+                failures = 0;
+            }
+            broken = true;
             log.log(
                     failures++ == 0 ? Level.WARNING : Level.DEBUG,
                     "the stream broke and will be reopened: {0}",
