@@ -59,8 +59,10 @@ def test_from_the_first_response_to_the_last(served: Served) -> None:
     stream = served.client.watch().opened()
     made = served.client.create()
     (event,) = stream.events(1)
-    expected = served.core.store.read("SELECT revision, hash FROM event WHERE key_id = ?", [made.api_key.id])
-    assert [(event.revision, event.hash)] == [(revision, bytes(stored)) for revision, stored in expected]
+    assert [(event.revision,)] == served.core.store.read(
+        "SELECT revision FROM event WHERE key_id = ?", [made.api_key.id]
+    )
+    assert event.hash == b"", "it covers what Watch leaves out"
     assert event.type == event_pb2.KEY_EVENT_TYPE_CREATED
     assert len(served.core.hub) == 1
     stream.cancel()

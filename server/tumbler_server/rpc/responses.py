@@ -170,11 +170,15 @@ def event(happened: Event) -> event_pb.KeyEvent:
     told.client_address = happened.address or ""
     told.request_id = happened.request_id or ""
     told.record_digest = (happened.record or b"")[: evidence.SIZE]
+    told.hash = happened.hash
     return told
 
 
 def watched(happened: Event, detail: Mapping[str, str] | None = None) -> event_pb.KeyEvent:
-    """Return an event as callers who may verify keys see it: without field values, client address and request id."""
+    """Return an event as callers who may verify keys see it: without field values, client address and request id.
+
+    And without its hash, which covers these: a client address is one of few enough to be guessed by it.
+    """
     return event_pb.KeyEvent(
         revision=happened.revision,
         type=happened.type,  # type: ignore[arg-type]  # the numbers are the same
@@ -184,7 +188,6 @@ def watched(happened: Event, detail: Mapping[str, str] | None = None) -> event_p
         time=timestamp(happened.time),
         actor=pb.Actor(key_id=happened.actor.key_id, name=happened.actor.name),
         detail=differences.public(happened.detail) if detail is None else detail,
-        hash=happened.hash,
     )
 
 

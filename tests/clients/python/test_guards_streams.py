@@ -24,6 +24,7 @@ from tests.clients.python.says import FORBIDDEN_TEXT, KEY_TEXT, UNDECIDED_TEXT
 from tumbler.guards import asgi, fastapi
 from tumbler.guards import grpc as guard
 from tumbler.guards import grpc_aio as aio_guard
+from tumbler.guards._rules import KEY_REQUIRED
 from tumbler.v1 import api_key_service_pb2 as pb
 
 KINDS = ("unary_stream", "stream_unary", "stream_stream")
@@ -315,6 +316,40 @@ class TestGrpc:
         if closed is not None:
             asyncio.run_coroutine_threadsafe(closed, server.loop).result(PATIENCE)
         assert caller.end() == ("UNAVAILABLE", UNDECIDED_TEXT)
+
+
+def test_the_first_message_is_in_flight() -> None:
+    """A call is not cancelled while its first message is in flight: until then gRPC can send no status."""
+    told: list[str] = []
+
+    class Context:
+        async def abort(self, _: grpc.StatusCode, details: str) -> None:
+            told.append(details)
+            raise grpc.aio.AbortError
+
+    async def run() -> None:
+        sent, calls = asyncio.Event(), []
+
+        async def handler() -> None:
+            async with aio_guard._Admitted(Context()) as call:
+                calls.append(call)
+                call.is_sending = True
+                await sent.wait()
+                call.is_sending, call.has_sent = False, True
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(handler())
+        await asyncio.sleep(0)
+        calls[0].end(KEY_REQUIRED)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        assert told == []
+        sent.set()
+        with pytest.raises(grpc.aio.AbortError):
+            await task
+
+    asyncio.run(run())
+    assert told == [KEY_REQUIRED.text]
 
 
 def test_a_handler_that_waits(serve: Callable[..., Any], fake: FakeServer) -> None:

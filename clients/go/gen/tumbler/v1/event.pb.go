@@ -293,6 +293,7 @@ type KeyEvent struct {
 	// It is opaque: it covers content that no response carries, so a client cannot recompute it.
 	// Compare it with the hash of the same revision in a copy that you keep.
 	// `tumbler-server audit verify` checks the chain from the oldest event that is kept.
+	// Watch does not send it: who knows the rest of an event could guess by it what Watch leaves out.
 	Hash []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
 	// Output only. client_address is the IP address that the call came from, as the server sees it:
 	// behind a proxy, the proxy's address.

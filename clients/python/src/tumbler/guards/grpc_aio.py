@@ -12,7 +12,7 @@ When the key stops being valid, a streaming call ends: its handler is cancelled.
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -46,7 +46,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             async with await self._admit(method, context, True) as call:
-                responses = behavior(request, context)
+                responses = behavior(request, _Context(context, call))
                 if inspect.isawaitable(responses):
                     await responses  # the handler writes to the context itself
                     return
@@ -56,7 +56,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
                             return
                         call.is_sending = True
                         yield response
-                        call.is_sending = False
+                        call.is_sending, call.has_sent = False, True
                         if call.refusal is not None:
                             return
                 finally:
@@ -85,6 +85,39 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
         raise AssertionError("abort raises")
 
 
+_PAUSE, _TRIES = 0.005, 200
+"""Seconds between two looks whether the first message has been sent, and the most looks: a second in all."""
+
+
+def _background(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Run work in a task of its own. Its failure is of no interest: the caller may have hung up."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
+class _Context:
+    """The context of a call, which notes when the handler sends something by it."""
+
+    def __init__(self, context: Any, call: "_Admitted") -> None:
+        self._context = context
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        await self._send(self._context.write(message))
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        await self._send(self._context.send_initial_metadata(metadata))
+
+    async def _send(self, sending: Awaitable[None]) -> None:
+        self._call.is_sending = True
+        await sending
+        self._call.is_sending, self._call.has_sent = False, True
+
+
 class _Admitted:
     """A call while its handler runs, created in the handler's task. Cancels the task when the key stops being valid."""
 
@@ -92,24 +125,32 @@ class _Admitted:
         self.session: Session | None = None
         self.refusal: Refusal | None = None
         self.is_sending = False
+        self.has_sent = False
         self._context = context
         self._task = asyncio.current_task()
+        self._ending: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
 
     def end(self, refusal: Refusal) -> None:
         """End the call."""
         self.refusal = refusal
-        if self._task is None:
-            return
+        if self._task is not None and self._ending is None:
+            self._ending = _background(self._end(self._task, refusal))
+
+    async def _end(self, task: "asyncio.Task[Any]", refusal: Refusal) -> None:
+        # gRPC sends the initial metadata with the first message. While that is in flight it can send no status, and if
+        # its task is cancelled then, never: the caller would wait forever.
+        for _ in range(_TRIES):
+            if self.has_sent or not self.is_sending:
+                break
+            await asyncio.sleep(_PAUSE)
         if self.is_sending:
             # A peer that does not read must not hold up the handler. The cancellation hits gRPC's own frames, which
             # send no status to the caller. So the status is queued as well, behind the message being sent.
-            loop = asyncio.get_running_loop()
-            self._telling = loop.create_task(self._tell(refusal))
-            self._telling.add_done_callback(lambda done: done.cancelled() or done.exception())
-            loop.call_soon(self._task.cancel)
+            self._telling = _background(self._tell(refusal))
+            asyncio.get_running_loop().call_soon(task.cancel)
         else:
-            self._task.cancel()
+            task.cancel()
 
     async def __aenter__(self) -> "_Admitted":
         return self
@@ -117,6 +158,8 @@ class _Admitted:
     async def __aexit__(self, kind: Any, *_: object) -> None:
         if self.session is not None:
             self.session.close()
+        if self._ending is not None:
+            self._ending.cancel()  # the handler has ended by itself meanwhile; or else it is over
         if self._telling is not None:
             if kind is not GeneratorExit:  # this raises the abort's error: a plain return would look like a normal end
                 await asyncio.shield(self._telling)

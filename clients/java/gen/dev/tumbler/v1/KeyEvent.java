@@ -685,6 +685,7 @@ java.lang.String defaultValue) {
    * It is opaque: it covers content that no response carries, so a client cannot recompute it.
    * Compare it with the hash of the same revision in a copy that you keep.
    * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
+   * Watch does not send it: who knows the rest of an event could guess by it what Watch leaves out.
    * </pre>
    *
    * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -2799,6 +2800,7 @@ java.lang.String defaultValue) {
      * It is opaque: it covers content that no response carries, so a client cannot recompute it.
      * Compare it with the hash of the same revision in a copy that you keep.
      * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
+     * Watch does not send it: who knows the rest of an event could guess by it what Watch leaves out.
      * </pre>
      *
      * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -2815,6 +2817,7 @@ java.lang.String defaultValue) {
      * It is opaque: it covers content that no response carries, so a client cannot recompute it.
      * Compare it with the hash of the same revision in a copy that you keep.
      * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
+     * Watch does not send it: who knows the rest of an event could guess by it what Watch leaves out.
      * </pre>
      *
      * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -2835,6 +2838,7 @@ java.lang.String defaultValue) {
      * It is opaque: it covers content that no response carries, so a client cannot recompute it.
      * Compare it with the hash of the same revision in a copy that you keep.
      * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
+     * Watch does not send it: who knows the rest of an event could guess by it what Watch leaves out.
      * </pre>
      *
      * <code>bytes hash = 9 [json_name = "hash"];</code>

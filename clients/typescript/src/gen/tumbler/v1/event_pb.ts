@@ -151,6 +151,7 @@ export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
    * It is opaque: it covers content that no response carries, so a client cannot recompute it.
    * Compare it with the hash of the same revision in a copy that you keep.
    * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
+   * Watch does not send it: who knows the rest of an event could guess by it what Watch leaves out.
    *
    * @generated from field: bytes hash = 9;
    */
