@@ -33,6 +33,7 @@ _CARRIED = (
     "LIMIT ?"
 )
 _USED = f"SELECT 1 FROM api_key WHERE project_id = ? AND webhook_url = ? AND revoke_time = {NEVER} LIMIT 1"  # noqa: S608
+_ENDPOINT = "SELECT 1 FROM webhook_endpoint WHERE project_id = ? AND url = ?"
 _CARRIED_SINCE = (
     "SELECT DISTINCT k.scopes FROM event e JOIN api_key k ON k.id = e.key_id "  # noqa: S608 - no input in it
     f"WHERE e.revision > ? AND k.project_id = ? AND k.webhook_url = ? AND k.revoke_time = {NEVER}"
@@ -155,8 +156,8 @@ class WebhookAdmin:
         position = log.head(self._store).revision
         carried = self._store.read(_CARRIED, (f"{RESERVED}%", project_id, url, _MOST_CARRIED + 1))
         whole = len(carried) <= _MOST_CARRIED
-        used = self._store.read(_USED, (project_id, url))
-        # Whose URL it was, and will be again, is not known of one that no key has now.
+        # Of an endpoint that no key uses now, it is not known whose it was, and will be again.
+        used = self._store.read(_USED, (project_id, url)) or not self._store.read(_ENDPOINT, (project_id, url))
         access.hand_out(caller, tuple(scope for (scope,) in carried) if whole and used else (f"{RESERVED}*",))
 
         def work(transaction: Transaction) -> NewSecret:
