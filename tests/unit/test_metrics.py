@@ -1,10 +1,13 @@
 """Metrics of several processes together."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
+from tumbler_server import metrics
 from tumbler_server.metrics import Counted, Scheduled
 
 
@@ -41,3 +44,12 @@ def test_a_file_that_was_only_begun_hides_no_counts(tmp_path: Path) -> None:
 def test_a_folder_that_was_removed_counts_nothing(tmp_path: Path) -> None:
     """If the folder has been removed, a scrape returns nothing and does not fail."""
     assert counts(Counted(str(tmp_path / "gone"))) == {}
+
+
+def test_a_full_disk_has_no_room_for_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that starts while the disk is full is not counted: its mapped files could not be written."""
+    folder = metrics.Folder(str(tmp_path / "counts"))
+    assert folder.environment()[metrics.FOLDER] == folder.path
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=metrics.MIB - 1))
+    assert metrics.FOLDER not in folder.environment()
