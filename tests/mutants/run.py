@@ -532,8 +532,8 @@ MUTANTS = (
     Mutant(
         "a first use is written by each server that sees it",
         "verify/first_use.py",
-        "        if not key.awaits_first_use or not evidence.intact(transaction.read, key_id):\n",
-        "        if not evidence.intact(transaction.read, key_id):\n",
+        "        if not key.awaits_first_use or not self._ledger.intact(transaction.read, key_id):\n",
+        "        if not self._ledger.intact(transaction.read, key_id):\n",
         "tests/rpc/test_first_use.py",
     ),
     Mutant(

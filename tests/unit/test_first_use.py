@@ -44,6 +44,9 @@ class Book:
             raise StoreUnavailable
         return self.keys.get(key_id)
 
+    def intact(self, _: object, __: str) -> bool:
+        return True
+
     def save(self, _: object, actor: object, before: Key, after: Key, *rest: object) -> Snapshot:
         del actor, rest
         self.keys[before.id] = after

@@ -83,6 +83,10 @@ class Ledger:
         """Return the key with this id, or None. Does not check who may see it."""
         return record.find(read, key_id)
 
+    def intact(self, read: Read, key_id: str) -> bool:
+        """Return whether a key's row is as its last event says."""
+        return evidence.intact(read, key_id)
+
     def load(self, read: Read, caller: Key, key_id: str) -> Key:
         """Return a key that the caller may see. Raises ``KeyNotFound``."""
         key = self.find(read, key_id)

@@ -15,7 +15,6 @@ from tumbler_server.calls import Call
 from tumbler_server.clock import rfc3339
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events.log import Actor, EventType
-from tumbler_server.keys import evidence
 from tumbler_server.keys.differences import NEW, OLD
 from tumbler_server.keys.ledger import Ledger, Snapshot
 from tumbler_server.keys.record import Key
@@ -139,7 +138,7 @@ class FirstUses:
         key = self._ledger.find(transaction.read, key_id)
         if key is None:
             raise KeyNotFound(key_id)
-        if not key.awaits_first_use or not evidence.intact(transaction.read, key_id):
+        if not key.awaits_first_use or not self._ledger.intact(transaction.read, key_id):
             # Another server has already written it. Or the row was changed by hand: an event would confirm that.
             return Snapshot(key, key.revision, now)
         used = replace(key, awaits_first_use=False)
@@ -148,7 +147,7 @@ class FirstUses:
         later = key
         for _ in range(LINE):
             earlier = self._ledger.find(transaction.read, later.replaces_key_id) if later.awaits_first_use else None
-            if earlier is None or not evidence.intact(transaction.read, earlier.id):
+            if earlier is None or not self._ledger.intact(transaction.read, earlier.id):
                 break
             if earlier.grace_ends_on_first_use and not earlier.revoked and now < earlier.grace_expire_time:
                 changed = self._end(transaction, earlier, key_id, now)
