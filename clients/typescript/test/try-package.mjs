@@ -16,7 +16,7 @@ try {
   const [{ filename, files }] = JSON.parse(
     run("npm", ["pack", "--json", "--silent", "--pack-destination", folder], here),
   );
-  const stray = files.filter(({ path }) => !/^(dist\/.+\.(js|d\.ts)|README\.md|package\.json)$/.test(path));
+  const stray = files.filter(({ path }) => !/^(dist\/.+\.(js|d\.ts)|LICENSE|NOTICE|README\.md|package\.json)$/.test(path));
   if (stray.length > 0) throw new Error(`not to be published: ${stray.map(({ path }) => path)}`);
 
   writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module", private: true }));
