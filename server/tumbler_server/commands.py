@@ -63,6 +63,7 @@ def init(
     from tumbler_server import founding
     from tumbler_server.handover import Handover
 
+    _clean_up_on_sigterm()
     with Handover(output) as handover:
         text = founding.found(installation, bcrypt_cost, default_prefix, handover.keep)
         where = f"the first key, in {output}." if output else "this first key:"
@@ -108,6 +109,7 @@ def operator_key(
     from tumbler_server import founding
     from tumbler_server.handover import Handover
 
+    _clean_up_on_sigterm()
     with Handover(output) as handover:
         try:
             made = founding.make_operator_key(
@@ -330,6 +332,11 @@ def main() -> None:
             raise
         _say(f"tumbler-server: the database has unexpected content: {said}. Run `tumbler-server doctor`")
         sys.exit(1)
+
+
+def _clean_up_on_sigterm() -> None:
+    """Have SIGTERM end this process as Ctrl-C does: a file that was begun and has no key in it is removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _open_standard_files() -> None:

@@ -1,7 +1,6 @@
 """Hands over the key that a command makes, and reports if that fails."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +23,6 @@ class Handover:
         """
         self._announced = False
         self._file: SecretFile | None = None
-        signal.signal(
-            signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-        )  # an unused file is removed, as by Ctrl-C
         if output is None:
             # ``sys.stdout`` has been replaced by now, with a file that discards everything.
             if sys.__stdout__ is None:

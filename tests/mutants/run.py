@@ -574,7 +574,7 @@ MUTANTS = (
     Mutant(
         "a second Revoke overwrites the first",
         "keys/lifecycle.py",
-        "            if before.revoked and evidence.intact(transaction.read, before.id):\n"
+        "            if before.revoked and self._ledger.intact(transaction.read, before.id):\n"
         "                return Snapshot(before, before.revision, now)\n"
         "            return self._ledger.revoke(",
         "            return self._ledger.revoke(",

@@ -15,7 +15,7 @@ from tumbler_server.errors import (
     ScopeMissing,
 )
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import access, differences, evidence, idempotency, ledger, record, schedule, widening
+from tumbler_server.keys import access, differences, idempotency, ledger, record, schedule, widening
 from tumbler_server.keys.differences import UPDATABLE
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Issued, Ledger, Snapshot
@@ -145,7 +145,7 @@ class Lifecycle:
             if "rotation" in edit.fields and after.webhook_url:
                 webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
             detail = differences.between(before, after)
-            if not detail and evidence.intact(transaction.read, before.id):
+            if not detail and self._ledger.intact(transaction.read, before.id):
                 return Snapshot(before, before.revision, now, webhook_secret)
             if record.weight(after) > record.weight(before):  # a record that is already too large may shrink
                 check.record("api_key.", after)
@@ -206,7 +206,7 @@ class Lifecycle:
         def work(transaction: Transaction) -> Snapshot:
             now = self._ledger.clock()
             before = self._ledger.load(transaction.read, caller, key_id)
-            if before.revoked and evidence.intact(transaction.read, before.id):
+            if before.revoked and self._ledger.intact(transaction.read, before.id):
                 return Snapshot(before, before.revision, now)
             return self._ledger.revoke(transaction, ledger.actor(caller), before, reason, comment, now)
 
@@ -309,7 +309,7 @@ class Lifecycle:
     def _switch(self, transaction: Transaction, caller: Key, key_id: str, active: bool) -> Snapshot:
         now = self._ledger.clock()
         before = self._changeable(transaction.read, caller, key_id)
-        if before.active == active and evidence.intact(transaction.read, before.id):
+        if before.active == active and self._ledger.intact(transaction.read, before.id):
             return Snapshot(before, before.revision, now)
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED
         # A due rotation is announced again when the key is reactivated. Outstanding claim tokens become void.

@@ -7,6 +7,7 @@ signs, all verify.
 import base64
 import binascii
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -14,11 +15,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -174,16 +170,15 @@ def rotate(path: Path) -> Pepper:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder that other processes take too; none where the system has no such locks."""
+    """Hold a lock on a folder that other processes take too, if its file system has such locks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # what is done next says why
         yield
         return
     try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some file systems cannot lock
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # some file systems cannot lock
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

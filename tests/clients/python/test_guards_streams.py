@@ -335,7 +335,7 @@ def test_the_first_message_is_in_flight() -> None:
                 calls.append(call)
                 call.is_sending = True
                 await sent.wait()
-                call.is_sending, call.has_sent = False, True
+                call.sent()
                 await asyncio.Event().wait()
 
         task = asyncio.ensure_future(handler())

@@ -11,6 +11,7 @@ When the key stops being valid, a streaming call ends: its handler is cancelled.
 """
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -56,7 +57,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
                             return
                         call.is_sending = True
                         yield response
-                        call.is_sending, call.has_sent = False, True
+                        call.sent()
                         if call.refusal is not None:
                             return
                 finally:
@@ -85,8 +86,8 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
         raise AssertionError("abort raises")
 
 
-_PAUSE, _TRIES = 0.005, 200
-"""Seconds between two looks whether the first message has been sent, and the most looks: a second in all."""
+_SENDING = 1.0
+"""Seconds that a peer has to read the first message when its call is ended."""
 
 
 def _background(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
@@ -115,7 +116,7 @@ class _Context:
     async def _send(self, sending: Awaitable[None]) -> None:
         self._call.is_sending = True
         await sending
-        self._call.is_sending, self._call.has_sent = False, True
+        self._call.sent()
 
 
 class _Admitted:
@@ -125,11 +126,16 @@ class _Admitted:
         self.session: Session | None = None
         self.refusal: Refusal | None = None
         self.is_sending = False
-        self.has_sent = False
+        self._first_sent = asyncio.Event()
         self._context = context
         self._task = asyncio.current_task()
         self._ending: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
+
+    def sent(self) -> None:
+        """Note that what was being sent has been."""
+        self.is_sending = False
+        self._first_sent.set()
 
     def end(self, refusal: Refusal) -> None:
         """End the call."""
@@ -140,10 +146,9 @@ class _Admitted:
     async def _end(self, task: "asyncio.Task[Any]", refusal: Refusal) -> None:
         # gRPC sends the initial metadata with the first message. While that is in flight it can send no status, and if
         # its task is cancelled then, never: the caller would wait forever.
-        for _ in range(_TRIES):
-            if self.has_sent or not self.is_sending:
-                break
-            await asyncio.sleep(_PAUSE)
+        if self.is_sending:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._first_sent.wait(), _SENDING)
         if self.is_sending:
             # A peer that does not read must not hold up the handler. The cancellation hits gRPC's own frames, which
             # send no status to the caller. So the status is queued as well, behind the message being sent.
