@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -262,6 +263,20 @@ class TestOutput:
         ((key_id,),) = embedded.read("SELECT id FROM api_key WHERE created_by_name = ?", COMMAND)
         assert lost.returncode == 1
         assert f"the key {key_id} was made, but its key could not be shown" in lost.stderr
+
+    def test_a_command_that_is_terminated_leaves_no_file(self, tmp_path: Path) -> None:
+        """SIGTERM before a key is made removes the file that was begun for it, so that the command can be repeated."""
+        service, file = Service(tmp_path / "data").init(), tmp_path / "new.key"
+        arguments = [service.python, "-m", "tumbler_server", "operator-key", *service.where, "--output", str(file)]
+        arguments += ["--bcrypt-cost", "14"]  # a second in which the file is there, and the key is not
+        with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=plain_environment()) as waiting:
+            eventually(file.exists)
+            waiting.terminate()
+            told = waiting.communicate(timeout=PATIENCE)[1]
+        assert waiting.returncode == 128 + signal.SIGTERM, told
+        assert "Traceback" not in told
+        assert not file.exists()
+        assert service.command("operator-key", "--output", str(file)).returncode == 0
 
     @pytest.mark.parametrize("command", ["init", "operator-key"])
     def test_a_closed_stdout_is_found_out_before(self, embedded: Service, tmp_path: Path, command: str) -> None:
