@@ -65,6 +65,7 @@ def init(
 
     _clean_up_on_sigterm()
     with Handover(output) as handover:
+        _heed_signals()
         text = founding.found(installation, bcrypt_cost, default_prefix, handover.keep)
         where = f"the first key, in {output}." if output else "this first key:"
         _say(f"Created the database, the pepper file {installation.pepper_file}, and {where}")
@@ -111,6 +112,7 @@ def operator_key(
 
     _clean_up_on_sigterm()
     with Handover(output) as handover:
+        _heed_signals()
         try:
             made = founding.make_operator_key(
                 installation, bcrypt_cost, default_prefix, name, revoke_others, handover.keep
@@ -334,9 +336,20 @@ def main() -> None:
         sys.exit(1)
 
 
+_TO_END = (signal.SIGTERM, signal.SIGINT)
+
+
 def _clean_up_on_sigterm() -> None:
-    """Have SIGTERM end this process as Ctrl-C does: a file that was begun and has no key in it is removed."""
+    """Have SIGTERM end this process as Ctrl-C does: a file that was begun and has no key in it is removed.
+
+    Both wait for ``_heed_signals``, inside the ``with`` that removes the file.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TO_END)
+
+
+def _heed_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_END)
 
 
 def _open_standard_files() -> None:

@@ -268,7 +268,7 @@ class TestOutput:
         """SIGTERM before a key is made removes the file that was begun for it, so that the command can be repeated."""
         service, file = Service(tmp_path / "data").init(), tmp_path / "new.key"
         arguments = [service.python, "-m", "tumbler_server", "operator-key", *service.where, "--output", str(file)]
-        arguments += ["--bcrypt-cost", "14"]  # a second in which the file is there, and the key is not
+        arguments += ["--bcrypt-cost", "16"]  # seconds in which the file is there, and the key is not
         with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=plain_environment()) as waiting:
             eventually(file.exists)
             waiting.terminate()
