@@ -246,7 +246,8 @@ func (b *batcher) sendBatch(batch []*flight) {
 	b.queue = append(again, b.queue...) // at the front: they have waited longest
 }
 
-// checkAnswer checks an answer, and caches its record if it may be cached.
+// checkAnswer checks an answer, and caches its record if it may be cached. If the verdict depends on the demand, it must
+// be the one that the record gives.
 func (b *batcher) checkAnswer(f *flight, response *tumblerv1.VerifyResponse, pos position) (answer, error) {
 	a := answer{code: Code(response.GetCode())}
 	if response.GetValid() != (a.code == CodeValid) {
@@ -262,7 +263,7 @@ func (b *batcher) checkAnswer(f *flight, response *tumblerv1.VerifyResponse, pos
 		b.evictDenied(f)
 		return a, nil
 	}
-	if response.GetKeyId() != f.keyID || response.GetCheckTime() == nil {
+	if response.GetKeyId() != f.keyID || !hasValidTimes(response) {
 		return answer{}, errBadAnswer
 	}
 	if !b.projects.accepts(response.GetProjectId()) {
@@ -272,11 +273,17 @@ func (b *batcher) checkAnswer(f *flight, response *tumblerv1.VerifyResponse, pos
 	a.record = newRecord(response)
 	switch a.code {
 	case CodeValid, CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
+		checkTime := response.GetCheckTime().AsTime().UnixMicro()
+		sent := f.demand
+		sent.ProjectIDs = nil
+		if Code(verdict.Decide(&a.record.Record, &sent, checkTime)) != a.code {
+			return answer{}, errBadAnswer
+		}
 		a.entry = &entry{
 			record:    a.record,
 			digest:    f.digest,
 			sentAt:    pos.at,
-			checkTime: response.GetCheckTime().AsTime().UnixMicro(),
+			checkTime: checkTime,
 			size:      proto.Size(response) + entryBytes,
 		}
 		b.cache.store(a.entry, pos, response.GetRevision(), response.GetCacheTtl().AsDuration())
@@ -284,6 +291,13 @@ func (b *batcher) checkAnswer(f *flight, response *tumblerv1.VerifyResponse, pos
 		b.evictDenied(f)
 	}
 	return a, nil
+}
+
+// hasValidTimes reports whether an answer about a proven key has a check time, and all its times exist.
+func hasValidTimes(response *tumblerv1.VerifyResponse) bool {
+	return response.GetCheckTime().IsValid() &&
+		(response.ExpireTime == nil || response.ExpireTime.IsValid()) &&
+		(response.GraceExpireTime == nil || response.GraceExpireTime.IsValid())
 }
 
 // evictDenied evicts a key that the server has denied. If it was cached, its guarded streams are verified again.

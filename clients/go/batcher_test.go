@@ -405,9 +405,9 @@ func TestABatchIsBoundedInBytes(t *testing.T) {
 	release := w.occupy()
 	var all []<-chan result
 	for place := range 20 {
-		all = append(all, w.start(testKey(place, 'a'), RequireScopes(strings.Repeat("s", 40_000))))
+		all = append(all, w.start(testKey(place, 'a'), ClientIP(strings.Repeat("1", 40_000))))
 	}
-	all = append(all, w.start(testKey(20, 'a'), RequireScopes(strings.Repeat("s", 300_000))))
+	all = append(all, w.start(testKey(20, 'a'), ClientIP(strings.Repeat("1", 300_000))))
 	w.queued(21)
 	release()
 	for _, one := range all {

@@ -170,6 +170,19 @@ func goodAnswer(request *tumblerv1.VerifyRequest) *tumblerv1.VerifyResponse {
 	}
 }
 
+// setCode changes an answer to this code. The record gives the codes that depend on the demand, whatever a test demands.
+func setCode(a *tumblerv1.VerifyResponse, code tumblerv1.VerifyCode) {
+	a.Code, a.Valid = code, code == tumblerv1.VerifyCode_VERIFY_CODE_VALID
+	switch code {
+	case tumblerv1.VerifyCode_VERIFY_CODE_ENVIRONMENT_MISMATCH:
+		a.EnvironmentId = "another"
+	case tumblerv1.VerifyCode_VERIFY_CODE_IP_NOT_ALLOWED:
+		a.AllowedCidrs = []string{"203.0.113.0/24"}
+	case tumblerv1.VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE:
+		a.Scopes = []string{"another:scope"}
+	}
+}
+
 // fakeClock is a clock that moves only when a test advances it.
 type fakeClock struct {
 	mu     sync.Mutex

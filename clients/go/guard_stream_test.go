@@ -90,15 +90,16 @@ func waits(_ any, stream grpc.ServerStream) error {
 
 func becomes(code tumblerv1.VerifyCode) func(*tumblerv1.VerifyResponse) {
 	return func(a *tumblerv1.VerifyResponse) {
-		a.Code, a.Valid, a.Revision = code, code == tumblerv1.VerifyCode_VERIFY_CODE_VALID, 12
+		setCode(a, code)
+		a.Revision = 12
 	}
 }
 
 func TestAGRPCStreamEndsWithItsKey(t *testing.T) {
 	for name, handle := range map[string]grpc.StreamHandler{"speaks": speaks, "listens": listens, "waits": waits} {
 		for code, want := range map[tumblerv1.VerifyCode]codes.Code{
-			tumblerv1.VerifyCode_VERIFY_CODE_REVOKED:            codes.Unauthenticated,
-			tumblerv1.VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE: codes.PermissionDenied,
+			tumblerv1.VerifyCode_VERIFY_CODE_REVOKED:        codes.Unauthenticated,
+			tumblerv1.VerifyCode_VERIFY_CODE_IP_NOT_ALLOWED: codes.PermissionDenied,
 		} {
 			t.Run(name+" "+code.String(), func(t *testing.T) {
 				w, stream := listening(t)

@@ -49,7 +49,7 @@ var outcomes = []struct {
 func (s *fakeServer) say(code tumblerv1.VerifyCode, fail codes.Code) {
 	s.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
 		answer := goodAnswer(request)
-		answer.Valid, answer.Code = false, code
+		setCode(answer, code)
 		return answer, status.Error(fail, "no")
 	})
 }
@@ -96,7 +96,7 @@ func TestMiddlewareTellsTheHandlerWhoCalls(t *testing.T) {
 
 func TestMiddlewareTellsTheCallerNoMoreThanItMust(t *testing.T) {
 	w := newWorld(t, WithoutWatch())
-	handler := Middleware(w.verifier, readOrders)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	handler := Middleware(w.verifier, readOrders, Environment("live"))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		t.Error("the handler was called")
 	}))
 	for _, c := range outcomes {
@@ -254,7 +254,7 @@ func TestInterceptorsTellTheHandlerWhoCalls(t *testing.T) {
 
 func TestInterceptorsTellTheCallerNoMoreThanTheyMust(t *testing.T) {
 	w := newWorld(t, WithoutWatch())
-	client := guarded(t, w, func(context.Context) { t.Error("the handler was called") }, readOrders)
+	client := guarded(t, w, func(context.Context) { t.Error("the handler was called") }, readOrders, Environment("live"))
 	check := func(t *testing.T, code codes.Code, text string, header ...string) {
 		unary, stream := both(client, header...)
 		for _, err := range []error{unary, stream} {
@@ -279,6 +279,7 @@ func TestInterceptorsDemandWhatTheirFunctionsSay(t *testing.T) {
 		return []string{"health:check"}, method == healthv1.Health_Check_FullMethodName
 	}
 	elsewhere := ClientIPByContext(func(context.Context) string { return "203.0.113.9" })
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.Scopes = []string{"health:check"} })
 
 	client := guarded(t, w, func(context.Context) {}, ScopesByMethod(scopes), elsewhere)
 	if unary, stream := both(client, key...); unary != nil || status.Code(stream) != codes.PermissionDenied {

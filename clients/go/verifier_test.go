@@ -91,7 +91,7 @@ func TestWhatIsRememberedIsDecidedAnewEachTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, _ := listening(t)
 			w.server.answerWith(c.change)
-			w.verify(testKey(1, 'a'))
+			w.verify(testKey(1, 'a'), ClientIP("192.0.2.7"))
 			w.clock.advance(c.later)
 			w.expect(c.want, true, testKey(1, 'a'), c.ask)
 		})
@@ -100,7 +100,9 @@ func TestWhatIsRememberedIsDecidedAnewEachTime(t *testing.T) {
 
 func TestOptionsOfAKindAddUp(t *testing.T) {
 	w, _ := listening(t)
-	w.expect(CodeValid, false, testKey(1, 'a'), readOrders, Environment("live"), ClientIP("192.0.2.7"), RequireScopes("a:b"))
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { setCode(a, tumblerv1.VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE) })
+	all := []VerifyOption{readOrders, Environment("live"), ClientIP("192.0.2.7"), RequireScopes("a:b")}
+	w.expect(CodeInsufficientScope, false, testKey(1, 'a'), all...)
 	request := w.server.lastRequest()
 	got := fmt.Sprintln(request.GetRequiredScopes(), request.GetEnvironmentId(), request.GetClientIp())
 	if want := "[orders:read a:b] live 192.0.2.7\n"; got != want {
@@ -157,10 +159,8 @@ func TestOnlyKeysThatAreGoodForSomethingAreRemembered(t *testing.T) {
 	} {
 		t.Run(code.String(), func(t *testing.T) {
 			w, _ := listening(t)
-			w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
-				a.Code, a.Valid = tumblerv1.VerifyCode(code), code == CodeValid
-			})
-			w.expect(code, false, testKey(1, 'a'))
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) { setCode(a, tumblerv1.VerifyCode(code)) })
+			w.expect(code, false, testKey(1, 'a'), readOrders, Environment("live"))
 			if got := w.verifier.Remembered() == 1; got != remembered {
 				t.Errorf("remembered: %v", got)
 			}

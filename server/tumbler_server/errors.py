@@ -186,7 +186,7 @@ class Cause(enum.Enum):
 
     AWAY = ("the database does not answer", "check that it runs and is reachable, and that --database is correct")
     SLOW = ("the database does not answer in time", "find what locks it or keeps it busy")
-    FULL = ("the database has no space left", "free space on its disk; no restart is needed")
+    FULL = ("the database has no space left", "free space on its disk; a running server continues by itself")
     READ_ONLY = ("the database is read-only", "check that it is the primary, and that its files are writable")
     CROWDED = (
         "the database is out of connections or memory",

@@ -31,6 +31,7 @@ from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.webhook_admin import WebhookAdmin
+from tumbler_server.ports import demand_free
 from tumbler_server.rpc import auth, health, reflecting
 from tumbler_server.rpc.accepting import Accepting, Service
 from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
@@ -299,6 +300,8 @@ class Server:
             services.append(self._reflection)
         self._accepting = Accepting(self._loop.loop, options, services, self._core.shedding.has_gone)
         tls = self._config.tls
+        if self._config.workers == 1:
+            demand_free(self._config.listen)
         port = self._accepting.listen(self._config.listen, _credentials(tls) if tls else None)
         if not port:
             raise CannotListen(self._config.listen)

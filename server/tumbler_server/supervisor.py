@@ -4,11 +4,9 @@ It has no gRPC object and serves no call.
 """
 
 import contextlib
-import errno
 import os
 import selectors
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +19,11 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from tumbler_server import metrics
 from tumbler_server.config import Config
-from tumbler_server.errors import CannotListen, SetupError
+from tumbler_server.errors import SetupError
 from tumbler_server.freshness.board import board_file
+from tumbler_server.ports import reserved
 from tumbler_server.processes import ENDING, LOST, READY, Ending, Patience, Process, explain_end
 from tumbler_server.worker import Job
-
-_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 _log = structlog.get_logger(__name__)
 
@@ -55,51 +52,6 @@ def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[
             ready(port)
             crew.keep()
         stopping()
-
-
-@contextlib.contextmanager
-def reserved(address: str) -> Iterator[int]:
-    """Reserve a port for the workers, and yield it. Port 0 becomes a free one.
-
-    Raises ``SetupError`` if another server listens there.
-    """
-    if not hasattr(socket, "SO_REUSEPORT"):
-        raise SetupError("this system does not let several processes share a port: do not use --workers")
-    host, _, text = address.rpartition(":")
-    port, bound = int(text), False
-    with contextlib.ExitStack() as held:
-        try:
-            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _, _, _, (name, _, *scope) in dict.fromkeys(found):
-                try:
-                    port = _bind(held, family, (name, port, *scope))
-                    bound = True
-                except OSError as failure:
-                    # A name may resolve to addresses of a family that this machine does not have.
-                    if failure.errno not in _NO_SUCH_ADDRESS:
-                        raise
-        except OSError:
-            bound = False
-        if not bound:
-            raise CannotListen(address)
-        yield port
-
-
-def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> int:
-    with socket.socket(family, socket.SOCK_STREAM) as alone:
-        # Bind like a server that does not share its port: that fails if another one listens. (Two servers that start
-        # within the same millisecond can both pass. They then share the port, and their answers are still correct.)
-        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        alone.bind(where)
-        port = int(alone.getsockname()[1])
-    # This socket never listens, so it gets no connections.
-    shared = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # For a minute after a server that did not share its port, its connections keep the port from sockets without this.
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    shared.bind((where[0], port, *where[2:]))
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # the port is ours now
-    return port
 
 
 class _Worker:

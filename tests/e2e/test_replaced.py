@@ -89,10 +89,11 @@ def log_cut_off(database: Path, backup: Path) -> None:
 
 def log_copied_over(database: Path, backup: Path) -> None:
     """`cp older-wal database-wal`."""
-    log = backup.with_name("older-wal")
-    shutil.copyfile(database.with_name(database.name + "-wal"), log)
-    time.sleep(0.2)  # some changes later
-    shutil.copyfile(log, database.with_name(database.name + "-wal"))
+    log, older = database.with_name(database.name + "-wal"), backup.with_name("older-wal")
+    shutil.copyfile(log, older)
+    time.sleep(0.2)
+    eventually(lambda: log.read_bytes() != older.read_bytes())  # some changes later
+    shutil.copyfile(older, log)
 
 
 def copied_over(database: Path, backup: Path) -> None:

@@ -13,7 +13,7 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 LADDER = (
-    "errors", "clock", "defaults", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls",
+    "errors", "clock", "defaults", "logs", "trouble", "limits", "shares", "memory", "processes", "ports", "metrics", "calls",
     "store", "secrets", "events", "freshness", "streams", "webhooks", "keys", "verify", "rpc", "config",
     "scheduler", "audit", "founding", "handover", "doctor", "auditing", "server", "worker", "supervisor",
     "commands", "__main__", "__init__",
@@ -30,7 +30,7 @@ KNOWN_TO = {
     "httpcore": ("webhooks",),
     "standardwebhooks": ("webhooks/endpoints.py",),
     "bcrypt": ("secrets/secret.py",),
-    "peewee": ("store", "secrets", "freshness", "webhooks", "keys", "verify", "audit", "doctor"),
+    "peewee": ("store", "secrets", "webhooks", "keys", "verify", "audit", "doctor"),
     "playhouse": ("store",),
     "apsw": ("store", "doctor"),
     "psycopg": ("store",),

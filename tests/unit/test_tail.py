@@ -200,7 +200,27 @@ def test_dropped(store: Store, other: Domain, notes: Notes) -> None:
     """A database without its tables is another database."""
     tail = Tail(store, notes)
     other.store.write_unserialized(lambda db: db.execute_sql("DROP TABLE log_head"))
-    is_lost(store, tail, "its tables are gone")
+    is_lost(store, tail, "tables of the database are gone")
+
+
+@pytest.mark.parametrize("table", ["api_key", "event", "lease", "webhook_endpoint"])
+@pytest.mark.parametrize("writing", [False, True])
+def test_one_table_dropped(store: Store, other: Domain, table: str, writing: bool) -> None:
+    """Whichever statement finds a table missing, as while a backup is being restored, gives up the database."""
+    told: list[str] = []
+    store.on_loss = told.append
+    store.read("SELECT 1")
+    other.store.write_unserialized(lambda db: db.execute_sql(f"DROP TABLE {table}"))
+    sql = f"SELECT 1 FROM {table}"
+    with pytest.raises(StoreUnavailable) as failed:
+        if writing:
+            store.write_serialized(lambda transaction: transaction.read(sql))
+        else:
+            store.read(sql)
+    assert failed.value.cause is Cause.REPLACED
+    assert failed.value.detail.get("changed") == ("no" if writing else None)
+    assert told == [store.lost]
+    assert "tables of the database are gone" in store.lost
 
 
 @pytest.mark.parametrize("behind", [10_000, 10_001])

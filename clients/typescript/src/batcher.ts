@@ -71,7 +71,7 @@ export class Batcher {
   readonly #flights = new Set<OpenFlight>();
   readonly #joinable = new Map<string, OpenFlight>(); // by presented key
   #queue = new Set<OpenFlight>(); // in order
-  readonly #checkAnswer: (key: string, raw: RawAnswer) => Answer;
+  readonly #checkAnswer: (key: string, demand: Demand, raw: RawAnswer) => Answer;
   #callsInFlight = 0;
 
   /**
@@ -85,7 +85,7 @@ export class Batcher {
     project: string,
     timeout: number,
     clock: Clock,
-    checkAnswer: (key: string, raw: RawAnswer) => Answer,
+    checkAnswer: (key: string, demand: Demand, raw: RawAnswer) => Answer,
   ) {
     this.#service = service;
     this.#streamState = streamState;
@@ -127,7 +127,7 @@ export class Batcher {
       finish: (raw) => {
         end();
         try {
-          resolve(this.#checkAnswer(key, raw));
+          resolve(this.#checkAnswer(key, demand, raw));
         } catch (error) {
           reject(error);
         }

@@ -115,6 +115,16 @@ export function recordOf(response: VerifyResponse): KeyRecord {
   });
 }
 
+/** Returns whether an answer about a proven key has a check time, and all its times exist. */
+export function hasValidTimes({ checkTime, expireTime, graceExpireTime }: VerifyResponse): boolean {
+  return checkTime !== undefined && [checkTime, expireTime, graceExpireTime].every((time) => !time || exists(time));
+}
+
+/** Returns whether a time is one of the years 1 to 9999, as protobuf demands. */
+function exists({ seconds, nanos }: Timestamp): boolean {
+  return seconds >= -62_135_596_800n && seconds <= 253_402_300_799n && nanos >= 0 && nanos < 1_000_000_000;
+}
+
 /** Returns the time in microseconds since 1970. Exact until the year 2255, then to 32 microseconds. */
 export function microseconds(time: Timestamp | undefined, unset: number): number {
   return time === undefined ? unset : Number(time.seconds) * 1e6 + Math.floor(time.nanos / 1000);

@@ -12,7 +12,7 @@ import { areValid, INVALID_PROJECT, PROJECT_REQUIRED, type ProjectId } from "./p
 import { Service } from "./service.js";
 import { Sessions } from "./sessions.js";
 import { StreamState } from "./stream-state.js";
-import { codeOf, dependsOnDemand, microseconds, recordOf, type Verification, verification } from "./verification.js";
+import { codeOf, dependsOnDemand, hasValidTimes, microseconds, recordOf, type Verification, verification } from "./verification.js";
 import { Watcher } from "./watcher.js";
 
 /** What a key must satisfy. */
@@ -69,8 +69,8 @@ export class Verifier implements AsyncDisposable {
     this.#streamState = new StreamState(settings.maxStaleness, settings.heartbeat);
     this.#service = new Service(settings);
     const [project = ""] = settings.projects.length === 1 ? settings.projects : [];
-    this.#batcher = new Batcher(this.#service, this.#streamState, project, settings.timeout, clock, (key, raw) =>
-      this.#checkAnswer(key, raw),
+    this.#batcher = new Batcher(this.#service, this.#streamState, project, settings.timeout, clock, (key, demand, raw) =>
+      this.#checkAnswer(key, demand, raw),
     );
     const part = {
       verify: async (key: string, demand: VerifyOptions) => {
@@ -203,15 +203,18 @@ export class Verifier implements AsyncDisposable {
    * @throws {UnavailableError} It is about another key, or contradicts itself.
    * @throws {NotAllowedError} The verifier's own key sees all projects, and none was named.
    */
-  #checkAnswer(key: string, { response, sentAt, generation }: RawAnswer): Answer {
+  #checkAnswer(key: string, demand: Demand, { response, sentAt, generation }: RawAnswer): Answer {
     const keyId = peekId(key);
     const { projects, projectsSet } = this.#settings;
     if (response.anyProject && !projectsSet) throw new NotAllowedError(PROJECT_REQUIRED);
     let code = codeOf(response);
     const unproven = code === "MALFORMED" || code === "NOT_FOUND" || code === "UNSPECIFIED";
+    const record = recordOf(response);
+    const checkTime = microseconds(response.checkTime, Number.NaN);
     if (
       response.valid !== (code === "VALID") ||
-      (!unproven && (response.keyId !== keyId || response.checkTime === undefined))
+      (!unproven && (response.keyId !== keyId || !hasValidTimes(response))) ||
+      (dependsOnDemand(code) && decide(record, { ...demand, projectId: undefined }, checkTime) !== code)
     ) {
       throw new UnavailableError("this client version does not understand the server's answer");
     }
@@ -220,8 +223,8 @@ export class Verifier implements AsyncDisposable {
     const ttl = cacheTtl === undefined ? 0 : Number(cacheTtl.seconds) * 1000 + cacheTtl.nanos / 1e6;
     const answer = {
       code,
-      record: recordOf(response),
-      clockOffset: microseconds(response.checkTime, Number.NaN) - sentAt * 1000,
+      record,
+      clockOffset: checkTime - sentAt * 1000,
       expiresAt: sentAt + ttl,
     };
     if (!dependsOnDemand(code)) {
@@ -236,7 +239,7 @@ export class Verifier implements AsyncDisposable {
     if (isCacheable) {
       const expiresAt = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
       if (!this.#closed && this.#clock.now() < expiresAt) {
-        const { record, clockOffset } = answer;
+        const { clockOffset } = answer;
         const size = toBinary(VerifyResponseSchema, response).length + ENTRY_BYTES;
         this.#cache.store({ digest: digest(key), record, expiresAt, clockOffset, size });
       }

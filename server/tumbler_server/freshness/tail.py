@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-import peewee
-
 from tumbler_server import clock
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.defaults import MAX_STALENESS
@@ -20,7 +18,6 @@ from tumbler_server.events.log import ANNOUNCEMENTS, Head
 from tumbler_server.events.ring import Ring
 from tumbler_server.freshness.board import Board
 from tumbler_server.store.database import Store
-from tumbler_server.store.failures import is_missing_table
 from tumbler_server.trouble import Trouble
 
 _MOST = 10_000
@@ -190,10 +187,6 @@ class Tail:
             return log.head(self._store)
         except ValueError:
             raise self._lost("its log has no head") from None
-        except peewee.DatabaseError as failure:
-            if is_missing_table(failure):
-                raise self._lost("its tables are gone") from failure
-            raise
 
     def _lost(self, why: str) -> StoreUnavailable:
         """Give up the store and return the error to raise. Nothing that rests on the old history may be served."""

@@ -34,7 +34,7 @@ from tumbler_server.clock import SECOND
 from tumbler_server.defaults import DATABASE_TIMEOUT
 from tumbler_server.errors import CallerGone, Cause, SetupError, StoreUnavailable
 from tumbler_server.store.bound import Bound
-from tumbler_server.store.failures import Understood, sqlstate
+from tumbler_server.store.failures import Understood, is_missing_table, sqlstate
 from tumbler_server.store.identity import Replaced
 from tumbler_server.store.postgresql import (
     CHANNEL,
@@ -287,6 +287,9 @@ class Store:
                 raise self._unavailable(failure, "no" if writing else "") from failure.__cause__
             except (peewee.DatabaseError, peewee.InterfaceError, UnicodeDecodeError) as failure:
                 if self._backend.understand(failure) is None:
+                    if self._worked and is_missing_table(failure):
+                        self.give_up("tables of the database are gone: it was replaced, or a backup is being restored")
+                        raise self._gone(writing) from failure
                     raise  # the statement is wrong, not the database
                 raced = sqlstate(failure) in RETRIED_SQLSTATES
                 again = (raced and attempt < ATTEMPTS) or (attempt == 1 and self._backend.lost())

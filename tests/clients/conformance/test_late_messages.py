@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.clients.conformance.link import Link
 from tests.clients.conformance.programs import PATIENCE
 from tests.clients.conformance.scene import Scene, outcome
 from tests.clients.conformance.test_outages import BOUND, LATE, QUICK
-from tests.clients.python.fake_server import OWN_KEY, FakeServer, id_of, key_of
+from tests.clients.python.fake_server import NOW, OWN_KEY, FakeServer, id_of, key_of
 from tumbler.v1 import api_key_service_pb2 as pb
 
 PILED = BOUND + 0.5
@@ -77,30 +79,49 @@ def test_the_way_slows_down(scene: Scene) -> None:
         assert scene.last_valid(doomed.key, "unavailable") < revoked + BOUND + LATE
 
 
-ODD = {
+END = Timestamp(seconds=253_402_300_800)
+"""The first instant after the year 9999, so not a valid time."""
+
+ODD: dict[str, dict[str, Any]] = {
     "of another key": {"key_id": id_of(key_of(2))},
     "of no key": {"key_id": ""},
     "of no time": {"check_time": None},
+    "checked after the year 9999": {"check_time": END},
+    "checked at a time that overflows": {"check_time": Timestamp(seconds=2**62)},
+    "checked at a time with too many nanoseconds": {"check_time": Timestamp(seconds=NOW, nanos=10**9)},
+    "expires after the year 9999": {"expire_time": END},
+    "in grace until after the year 9999": {"grace_expire_time": END},
     "VALID, but not valid": {"valid": False},
     "valid, but REVOKED": {"code": pb.VERIFY_CODE_REVOKED},
     "valid, of an unknown code": {"code": 77},
+    "VALID, but expired when it was checked": {"expire_time": Timestamp(seconds=NOW)},
+    "VALID, but superseded when it was checked": {"grace_expire_time": Timestamp(seconds=NOW)},
+    "VALID, but for other networks": {"allowed_cidrs": ["192.0.2.0/24"]},
+    "VALID, but of another environment": {"environment_id": "test"},
+    "VALID, but without the scope": {"scopes": ["orders:write"]},
+    "IP_NOT_ALLOWED, but for all networks": {"valid": False, "code": pb.VERIFY_CODE_IP_NOT_ALLOWED},
+    "INSUFFICIENT_SCOPE, but with the scope": {"valid": False, "code": pb.VERIFY_CODE_INSUFFICIENT_SCOPE},
 }
 
 
 def test_the_server_makes_no_sense(scene: Scene) -> None:
     """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
     fake = FakeServer()
+    demand = {"required_scopes": ["orders:read"], "client_ip": "203.0.113.9", "environment_id": "live"}
     try:
         answer = scene.program.call("open", target=fake.target, api_key=OWN_KEY, timeout=10_000)
         assert answer == {}
+        good = fake.knows(9, environment_id="live")
+        assert outcome(scene.program.call("verify", key=good, **demand)) == "VALID"
+        known = scene.size()
         for number, (name, lie) in enumerate(ODD.items(), 10):
-            key = fake.knows(number)
+            key = fake.knows(number, environment_id="live")
             for field, value in lie.items():
                 fake.answers[key].ClearField(field)
                 if value:
-                    setattr(fake.answers[key], field, value)
-            assert outcome(scene.program.call("verify", key=key)) == "unavailable", name
-        assert scene.size() == 0
+                    fake.answers[key].MergeFrom(pb.VerifyResponse(**{field: value}))
+            assert outcome(scene.program.call("verify", key=key, **demand)) == "unavailable", name
+        assert scene.size() == known
     finally:
         scene.program.call("close")
         fake.stop()

@@ -25,6 +25,13 @@ NOW = 1_900_000_000
 """The server's clock, in seconds. It stands still."""
 
 
+_GIVES: dict[Any, dict[str, Any]] = {
+    pb.VERIFY_CODE_ENVIRONMENT_MISMATCH: {"environment_id": "another"},
+    pb.VERIFY_CODE_IP_NOT_ALLOWED: {"allowed_cidrs": ["203.0.113.0/24"]},
+    pb.VERIFY_CODE_INSUFFICIENT_SCOPE: {"scopes": ["another:scope"]},
+}
+
+
 def key_of(number: int, fill: str = "0") -> str:
     """Return a key whose id contains the number."""
     return keyformat.build("tmb", f"{number:016d}", fill * keyformat.SECRET_LENGTH)
@@ -81,8 +88,12 @@ class FakeServer(ApiKeyServiceServicer):
         return f"cursor-{self.revision}"
 
     def knows(self, number: int, **fields: Any) -> str:
-        """Add a key and return its text. The fields are those of Verify's answer."""
+        """Add a key and return its text. The fields are those of Verify's answer.
+
+        A ``code`` that depends on the demand comes with a record that gives it, unless the demand is empty.
+        """
         key = key_of(number)
+        fields = {**_GIVES.get(fields.get("code"), {}), **fields}
         answer = pb.VerifyResponse(
             valid=True, code=pb.VERIFY_CODE_VALID, key_id=id_of(key), project_id="acme", scopes=["orders:*"]
         )
@@ -94,6 +105,7 @@ class FakeServer(ApiKeyServiceServicer):
             elif name in ("expire_time", "grace_expire_time", "cache_ttl"):
                 getattr(answer, name).seconds = value
             else:
+                answer.ClearField(name)
                 answer.MergeFrom(pb.VerifyResponse(**{name: value}))
         self.answers[key] = answer
         return key

@@ -41,7 +41,7 @@ class TestVerification:
 
     def test_what_is_demanded_is_sent(self, fake: FakeServer, verifier: Any) -> None:
         """A call carries the demand, and the verifier's own key."""
-        key = fake.knows(1)
+        key = fake.knows(1, environment_id="live")
         verifier.verify(key, required_scopes=["orders:read"], client_ip="192.0.2.7", environment_id="live")
         (call,) = fake.calls
         assert (call.key, list(call.required_scopes)) == (key, ["orders:read"])
@@ -169,7 +169,9 @@ class TestCache:
     )
     def test_what_is_remembered(self, fake: FakeServer, verifier: Any, code: Code, remembered: int) -> None:
         """Only keys that are not revoked, superseded, inactive or expired are cached, whatever the demand was."""
-        assert verifier.verify(fake.knows(1, code=int(code))).code is code
+        key = fake.knows(1, code=int(code))
+        environment = "live" if code is Code.ENVIRONMENT_MISMATCH else None
+        assert verifier.verify(key, required_scopes=["orders:read"], environment_id=environment).code is code
         assert verifier.verifier.remembered == remembered
 
     def test_without_a_lifetime(self, fake: FakeServer, verifier: Any) -> None:
@@ -209,7 +211,7 @@ class TestCache:
     def test_decided_anew(self, fake: FakeServer, verifier: Any, fields: Any, demand: Any, code: Code) -> None:
         """Each demand on a cached key is decided in the client, by the rules of the server."""
         key = fake.knows(1, **fields)
-        verifier.verify(key)
+        verifier.verify(key, client_ip="192.0.2.7")
         told = verifier.verify(key, **demand)
         assert (told.code, told.valid, told.cached) == (code, code is Code.VALID, True)
         assert told.key_id == id_of(key)

@@ -170,8 +170,8 @@ class Batcher:
             return Failure(NotAllowed, PROJECT_REQUIRED)
         sent_at = flight.sent_at or 0
         try:
-            answer = read_answer(response, flight.request.key, sent_at)
-        except (ValueError, OverflowError):
+            answer = read_answer(response, flight.request.key, flight.demand, sent_at)
+        except ValueError:
             return _bad_answer()
         if answer.record is not None and not self._settings.accepts(answer.record.project_id):
             answer = answer._replace(code=Code.NOT_FOUND, record=None)

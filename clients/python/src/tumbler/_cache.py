@@ -16,9 +16,6 @@ from datetime import datetime, timedelta, timezone
 from hmac import compare_digest
 from typing import NamedTuple
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from tumbler import keyformat
 from tumbler._settings import SECOND, Settings
 from tumbler.decide import Code, Demand, decide, parse_network
@@ -120,16 +117,19 @@ class Answer(NamedTuple):
         return self.record.verification(code, cached=False, until=self.expires_at)
 
 
-def read_answer(response: pb.VerifyResponse, key: str, sent_at: int) -> Answer:
-    """Return what a response says about a presented key. ``sent_at`` is when the call was sent, by our clock.
+def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: int) -> Answer:
+    """Return what a response says about a presented key and the demand that was sent.
+
+    ``sent_at`` is when the call was sent, by our clock.
 
     Raises:
-        ValueError, OverflowError: This version does not understand the response, or it contradicts itself.
+        ValueError: This version does not understand the response, or it contradicts itself.
 
     """
     code = Code(response.code)
     if response.valid != (code is Code.VALID):
         raise ValueError("the answer contradicts itself")
+    check_time = response.check_time.ToMicroseconds()
     record = None
     if code not in _UNPROVEN:
         if response.key_id != peek_id(key):
@@ -145,28 +145,20 @@ def read_answer(response: pb.VerifyResponse, key: str, sent_at: int) -> Answer:
             tuple(response.scopes),
             types.MappingProxyType(dict(response.metadata)),
             tuple(response.allowed_cidrs),
-            _instant(response.expire_time) if response.HasField("expire_time") else NEVER,
-            _instant(response.grace_expire_time) if response.HasField("grace_expire_time") else NEVER,
+            response.expire_time.ToMicroseconds() if response.HasField("expire_time") else NEVER,
+            response.grace_expire_time.ToMicroseconds() if response.HasField("grace_expire_time") else NEVER,
         )
-        record.verification(code, cached=False)
         for cidr in record.allowed_cidrs:
             parse_network(cidr)
-    ttl = _span(response.cache_ttl)
-    clock_offset = _instant(response.check_time) - sent_at
-    return Answer(code, record, clock_offset, ttl, sent_at + ttl, response.revision, response.ByteSize())
-
-
-def _span(duration: Duration) -> int:
-    return duration.seconds * SECOND + duration.nanos // 1000
+        if code in _DEPENDS_ON_DEMAND and decide(record, demand._replace(project_ids=()), check_time) is not code:
+            raise ValueError("the answer's record does not give its verdict")
+    ttl = response.cache_ttl.ToMicroseconds()
+    return Answer(code, record, check_time - sent_at, ttl, sent_at + ttl, response.revision, response.ByteSize())
 
 
 def peek_id(key: str) -> str:
     """Return the part of the text that is the id if the text is a key."""
     return key[-66:-50]
-
-
-def _instant(timestamp: Timestamp) -> int:
-    return timestamp.seconds * SECOND + timestamp.nanos // 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +320,7 @@ class Cache:
         now = self._clock()
         if heartbeat.HasField("stream_age"):
             # The server opened the stream after we requested it, so this instant is never too late.
-            confirmed_at = requested_at + _span(heartbeat.stream_age)
+            confirmed_at = requested_at + heartbeat.stream_age.ToMicroseconds()
             if confirmed_at > now + MAX_HEARTBEAT_LEAD:  # this machine was stopped, and its clock with it
                 self._fresh_until = -NEVER
                 return False

@@ -1,7 +1,9 @@
 package dev.tumbler;
 
 import com.google.protobuf.Duration;
+import com.google.protobuf.Timestamp;
 import dev.tumbler.v1.VerifyResponse;
+import java.util.concurrent.TimeUnit;
 
 /**
  * The server's answer about a key.
@@ -15,23 +17,33 @@ import dev.tumbler.v1.VerifyResponse;
  * @param size the size of the response in bytes
  */
 record Answer(Code code, KeyRecord record, long checkTime, long sentAt, long ttl, long revision, int size) {
-    /** Returns the answer in a response about the key with this id, or null if the response decides nothing. */
-    static Answer of(VerifyResponse response, String id, long sentAt) {
+    /**
+     * Returns the answer in a response about the key with this id, or null if the response decides nothing or
+     * contradicts itself.
+     *
+     * @param sent the demand that was sent to the server; its projects were not
+     */
+    static Answer of(VerifyResponse response, String id, VerifyOptions sent, long sentAt) {
         Code code = Code.of(response.getCode());
-        if (code == null || response.getValid() != (code == Code.VALID) || !response.hasCheckTime()) {
+        if (code == null || response.getValid() != (code == Code.VALID)) {
             return null;
         }
         KeyRecord record = null;
+        long checkTime = KeyRecord.micros(response.getCheckTime());
         if (code != Code.MALFORMED && code != Code.NOT_FOUND) {
-            if (!response.getKeyId().equals(id)) {
+            if (!response.getKeyId().equals(id) || !hasValidTimes(response)) {
                 return null;
             }
             record = KeyRecord.of(response);
+            VerifyOptions asked = new VerifyOptions(sent.requiredScopes(), sent.clientIp(), sent.environmentId());
+            if (code.dependsOnDemand() && Verdict.decide(record, asked, checkTime) != code) {
+                return null;
+            }
         }
         return new Answer(
                 code,
                 record,
-                KeyRecord.micros(response.getCheckTime()),
+                checkTime,
                 sentAt,
                 nanos(response.getCacheTtl()),
                 response.getRevision(),
@@ -68,7 +80,24 @@ record Answer(Code code, KeyRecord record, long checkTime, long sentAt, long ttl
         return record == null || verdict == Code.NOT_FOUND ? Verification.unproven(verdict, cached) : record.verification(verdict, cached);
     }
 
+    /** Returns whether an answer about a proven key has a check time, and all its times exist. */
+    private static boolean hasValidTimes(VerifyResponse response) {
+        return response.hasCheckTime()
+                && exists(response.getCheckTime())
+                && exists(response.getExpireTime())
+                && exists(response.getGraceExpireTime());
+    }
+
+    /** Returns whether a time is one of the years 1 to 9999, as protobuf demands. */
+    private static boolean exists(Timestamp time) {
+        return time.getSeconds() >= -62_135_596_800L
+                && time.getSeconds() <= 253_402_300_799L
+                && time.getNanos() >= 0
+                && time.getNanos() < 1_000_000_000;
+    }
+
+    /** Returns a lifetime in nanoseconds: at most a day, so that no sum overflows. */
     private static long nanos(Duration span) {
-        return span.getSeconds() * 1_000_000_000 + span.getNanos();
+        return TimeUnit.SECONDS.toNanos(Math.min(span.getSeconds(), 86_400)) + span.getNanos();
     }
 }

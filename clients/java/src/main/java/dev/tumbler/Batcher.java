@@ -283,7 +283,7 @@ final class Batcher {
         List<Answer> answers = IntStream.range(0, batch.size())
                 .mapToObj(i -> lacksProject(responses.get(i))
                         ? null
-                        : Answer.of(responses.get(i), batch.get(i).id, sentAt))
+                        : Answer.of(responses.get(i), batch.get(i).id, batch.get(i).demand, sentAt))
                 .map(answer -> answer == null ? null : answer.of(projects))
                 .toList();
         long now = clock.now();

@@ -1,11 +1,11 @@
-"""The supervisor without workers: keeping their port."""
+"""Ports: whether an address is free, and a port that workers share."""
 
 import socket
 
 import pytest
 
 from tumbler_server.errors import CannotListen, SetupError
-from tumbler_server.supervisor import reserved
+from tumbler_server.ports import demand_free, reserved
 
 
 def listener(port: int, shares: bool, host: str = "127.0.0.1") -> socket.socket:
@@ -68,6 +68,9 @@ class TestReserved:
             address = f"{host}:{other.getsockname()[1]}"
             with pytest.raises(CannotListen, match=f"cannot listen on {address}: is another server"), reserved(address):
                 pass
+            with pytest.raises(CannotListen, match=f"cannot listen on {address}: is another server"):
+                demand_free(address)
+        demand_free(address)
 
     @pytest.mark.parametrize("shares", [False, True])
     def test_used_before(self, shares: bool) -> None:
