@@ -129,7 +129,7 @@ final class Batcher {
             flight = joinable.get(key);
             // A caller that arrives after a change must not join a call that was sent before it.
             if (flight == null
-                    || flight.position != null && !cache.unchangedSince(flight.position, id, now)) {
+                    || (flight.position != null && !cache.unchangedSince(flight.position, id, now))) {
                 flight = new Flight(key, id, demand);
                 joinable.put(key, flight);
                 queue.addLast(flight);

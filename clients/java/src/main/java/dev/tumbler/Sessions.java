@@ -181,6 +181,7 @@ final class Sessions {
     }
 
     /** Records that a key has changed, or with null that any may have, and queues keys to be verified again. */
+    @SuppressWarnings("NonAtomicVolatileUpdate") // only written under the lock
     void changed(String id) {
         lock.lock();
         try {
@@ -238,7 +239,7 @@ final class Sessions {
         }
         end(late, null, new UnavailableException("the key of an open stream could not be verified again in time"));
         for (AdmittedKey admitted : turns) {
-            verify.apply(admitted.key, admitted.ident.demand)
+            var unused = verify.apply(admitted.key, admitted.ident.demand) // settle gets its failure, and throws nothing
                     .whenComplete((verdict, failure) -> settle(admitted, verdict, failure));
         }
     }

@@ -23,6 +23,7 @@ import java.net.http.HttpResponse;
 import java.time.Duration;
 import java.util.EnumSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Optional;
 import java.util.function.UnaryOperator;
 import org.eclipse.jetty.ee9.servlet.FilterHolder;
@@ -238,7 +239,7 @@ class KeyFilterTest {
     @Test
     @DisplayName("Scopes and address may depend on the request, and what is exempt needs no key.")
     void functions() throws Exception {
-        guard(options -> options.requireScopes(request -> List.of(request.getMethod().toLowerCase() + ":any"))
+        guard(options -> options.requireScopes(request -> List.of(request.getMethod().toLowerCase(Locale.ROOT) + ":any"))
                 .clientIp(request -> request.getHeader("X-Real-IP"))
                 .exempt(request -> request.getRequestURI().equals("/health")));
         assertEquals("nobody", get("/health").body());

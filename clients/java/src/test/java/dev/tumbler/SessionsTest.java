@@ -21,7 +21,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 class SessionsTest {
     private static final Duration STALENESS = Duration.ofSeconds(15);
     private static final Duration TTL = Duration.ofSeconds(60);
-    private static final UnavailableException DOWN = new UnavailableException("as the test has it");
 
     private record Question(String key, VerifyOptions demand, CompletableFuture<VerdictUntil> answer) {}
 
@@ -39,6 +38,10 @@ class SessionsTest {
             new Digester(),
             STALENESS,
             clock);
+
+    private static UnavailableException down() {
+        return new UnavailableException("as the test has it");
+    }
 
     private static String id(int number) {
         return String.format("%016d", number);
@@ -80,7 +83,7 @@ class SessionsTest {
     }
 
     private void fail(Question question) {
-        question.answer.completeExceptionally(DOWN);
+        question.answer.completeExceptionally(down());
         pass(Duration.ZERO);
     }
 
@@ -231,7 +234,7 @@ class SessionsTest {
         }
         assertEquals(Duration.ofDays(365), clock.untilNext());
         open(1, "one");
-        sessions.close(DOWN);
+        sessions.close(down());
         open(1, "two");
         assertEquals(List.of("one undecided", "two undecided"), ended);
         assertEquals(Duration.ofDays(365), clock.untilNext());
