@@ -25,6 +25,8 @@ import java.util.EnumSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import java.util.function.UnaryOperator;
 import org.eclipse.jetty.ee9.servlet.FilterHolder;
 import org.eclipse.jetty.ee9.servlet.ServletContextHandler;
@@ -218,6 +220,25 @@ class KeyFilterTest {
         assertEquals(expected, told.statusCode());
         assertEquals("{\"error\": \"API keys cannot be verified at the moment\"}", told.body());
         assertEquals(expected == 503, told.headers().firstValue("retry-after").equals(Optional.of("1")));
+    }
+
+    @Test
+    @DisplayName("A request that waits when the verifier is closed is answered with 503, and so is a later one.")
+    void verifierCloses() throws Exception {
+        guard(options -> options);
+        CountDownLatch gate = tumbler.hold();
+        CompletableFuture<HttpResponse<String>> told = CompletableFuture.supplyAsync(() -> {
+            try {
+                return get("/orders", "X-API-Key", KEY);
+            } catch (Exception failure) {
+                throw new AssertionError(failure);
+            }
+        });
+        next(tumbler.verifies);
+        verifier.close();
+        assertEquals(503, told.get().statusCode());
+        assertEquals(503, get("/orders", "X-API-Key", KEY).statusCode());
+        gate.countDown();
     }
 
     @Test
