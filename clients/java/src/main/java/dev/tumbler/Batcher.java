@@ -294,10 +294,10 @@ final class Batcher {
                     cache.dropCursor(flight.refusedCursor, now);
                 }
                 byte[] digest = digester.digest(flight.key);
-                if (answers.get(i).code().dependsOnDemand()) {
-                    cache.store(digest, answers.get(i), flight.position, now);
-                } else {
+                if (!answers.get(i).code().dependsOnDemand()) {
                     cache.evictDenied(flight.id, digest);
+                } else if (flight.refusedCursor.isEmpty()) { // else the answer may be older than the position
+                    cache.store(digest, answers.get(i), flight.position, now);
                 }
             }
         }

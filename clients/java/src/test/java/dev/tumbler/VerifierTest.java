@@ -621,6 +621,31 @@ class VerifierTest {
             assertEquals(0, verifier.remembered());
             assertEquals("", verifier.cursor());
         }
+
+        @Test
+        @DisplayName("A cursor that a call is refused for changes nothing if the stream has moved on meanwhile.")
+        void oldCursorDoubted() throws Exception {
+            Stream stream = listening();
+            verifier.verify(OTHER);
+            next(server.verifies);
+            server.answer(request -> {
+                if (request.hasConsistency()) {
+                    throw Status.INVALID_ARGUMENT.asRuntimeException();
+                }
+                return valid(request.getKey());
+            });
+            CountDownLatch gate = server.hold();
+            CompletableFuture<Verification> caller = later(verifier, KEY, VerifyOptions.NONE);
+            next(server.verifies);
+            stream.heartbeat("c2");
+            handled("c2");
+            gate.countDown();
+            assertTrue(caller.get().valid());
+            assertEquals("c2", verifier.cursor());
+            assertTrue(verifier.verify(OTHER).cached());
+            // The answer may be older than what the stream had delivered: its call named no cursor.
+            assertEquals(1, verifier.remembered());
+        }
     }
 
     @Nested
