@@ -27,6 +27,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Comparator;
 import java.util.HashMap;
+import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -902,6 +903,26 @@ class VerifierTest {
             });
             assertEquals(List.of(100), gathered(100, i -> VerifyOptions.NONE));
             callers.subList(4, 104).forEach(caller -> assertTrue(caller.isCompletedExceptionally()));
+        }
+
+        @Test
+        @DisplayName("get an exception of their own each, though they share a batch, or a call.")
+        void ownExceptions() {
+            verifier = options().watch(false).build();
+            server.refuse(batch -> {
+                throw Status.PERMISSION_DENIED.asRuntimeException();
+            });
+            gathered(10, i -> i % 2 == 0 ? READ : WRITE);
+            CountDownLatch gate = server.hold();
+            server.answer(request -> {
+                throw Status.PERMISSION_DENIED.asRuntimeException();
+            });
+            IntStream.range(0, 10).forEach(i -> call(KEY, i % 2 == 0 ? READ : WRITE));
+            gate.countDown();
+            Set<Throwable> different = Collections.newSetFromMap(new IdentityHashMap<>());
+            callers.subList(4, 24).forEach(caller -> different.add(failure(caller)));
+            assertEquals(20, different.size());
+            different.forEach(failure -> assertInstanceOf(NotAllowedException.class, failure));
         }
 
         @Test
