@@ -6,6 +6,7 @@ import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
+import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.util.EnumSet;
 import java.util.List;
@@ -16,9 +17,11 @@ import org.eclipse.jetty.server.Server;
 
 /** Orders, behind API keys: Jetty and one filter. */
 public final class Orders extends HttpServlet {
+    private static final long serialVersionUID = 1L;
+
     public static void main(String[] arguments) throws Exception {
         int port = Integer.parseInt(System.getenv("PORT"));
-        Server server = new Server(new InetSocketAddress("127.0.0.1", port));
+        Server server = new Server(new InetSocketAddress(InetAddress.getLoopbackAddress(), port));
         try (Verifier verifier = Verifier.builder(System.getenv("TUMBLER_ENDPOINT"))
                 .apiKey(System.getenv("TUMBLER_API_KEY"))
                 .build()) {

@@ -29,7 +29,7 @@ final class Address {
         byte[] address = new byte[4];
         for (int i = 0; i < 4; i++) {
             int value = number(parts[i], 3, 10);
-            if (value < 0 || value > 255 || parts[i].length() > 1 && parts[i].charAt(0) == '0') {
+            if (value < 0 || value > 255 || (parts[i].length() > 1 && parts[i].charAt(0) == '0')) {
                 return null;
             }
             address[i] = (byte) value;

@@ -28,6 +28,7 @@ import java.util.concurrent.TimeoutException;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
 import java.util.function.Function;
+import java.util.function.IntPredicate;
 import java.util.stream.IntStream;
 
 /**
@@ -129,7 +130,7 @@ final class Batcher {
             flight = joinable.get(key);
             // A caller that arrives after a change must not join a call that was sent before it.
             if (flight == null
-                    || flight.position != null && !cache.unchangedSince(flight.position, id, now)) {
+                    || (flight.position != null && !cache.unchangedSince(flight.position, id, now))) {
                 flight = new Flight(key, id, demand);
                 joinable.put(key, flight);
                 queue.addLast(flight);
@@ -187,7 +188,7 @@ final class Batcher {
                     return CompletableFuture.failedStage(
                             cause instanceof TimeoutException
                                     ? new UnavailableException("the server did not answer within " + timeout.toMillis() + " ms")
-                                    : cause);
+                                    : TumblerException.copyOf(cause));
                 })
                 .thenCompose(Function.identity());
     }
@@ -294,27 +295,23 @@ final class Batcher {
                     cache.dropCursor(flight.refusedCursor, now);
                 }
                 byte[] digest = digester.digest(flight.key);
-                if (answers.get(i).code().dependsOnDemand()) {
-                    cache.store(digest, answers.get(i), flight.position, now);
-                } else {
+                if (!answers.get(i).code().dependsOnDemand()) {
                     cache.evictDenied(flight.id, digest);
+                } else if (flight.refusedCursor.isEmpty()) { // else the answer may be older than the position
+                    cache.store(digest, answers.get(i), flight.position, now);
                 }
             }
         }
         // A batch leaves an item undecided if its answer has no room for it, or if the item has the wrong form.
-        List<Flight> undecided = batch.size() == 1
-                ? List.of()
-                : IntStream.range(0, batch.size())
-                        .filter(i -> responses.get(i).getCode() == VerifyCode.VERIFY_CODE_UNSPECIFIED)
-                        .mapToObj(batch::get)
-                        .toList();
-        settle(batch, undecided);
+        IntPredicate isUndecided =
+                i -> batch.size() > 1 && responses.get(i).getCode() == VerifyCode.VERIFY_CODE_UNSPECIFIED;
+        settle(batch, IntStream.range(0, batch.size()).filter(isUndecided).mapToObj(batch::get).toList());
         for (int i = 0; i < batch.size(); i++) {
             if (answers.get(i) != null) {
                 batch.get(i).answer.complete(answers.get(i));
             } else if (lacksProject(responses.get(i))) {
                 batch.get(i).answer.completeExceptionally(Projects.projectRequired());
-            } else if (!undecided.contains(batch.get(i))) {
+            } else if (!isUndecided.test(i)) {
                 batch.get(i).answer.completeExceptionally(new UnavailableException("the server did not decide"));
             }
         }
@@ -357,13 +354,15 @@ final class Batcher {
 
     /**
      * Ends a call: frees its slot, puts the flights that it left undecided at the front of the queue, for batches of half
-     * the size, and sends what is queued.
+     * the size, and sends what is queued. After {@link #close} it fails those flights.
      */
     private void settle(List<Flight> batch, List<Flight> again) {
+        boolean isClosed;
         lock.lock();
         try {
             callsInFlight--;
-            if (!closed) {
+            isClosed = closed;
+            if (!isClosed) {
                 batch.forEach(flight -> joinable.remove(flight.key, flight));
                 for (int i = again.size() - 1; i >= 0; i--) {
                     Flight flight = again.get(i);
@@ -375,6 +374,9 @@ final class Batcher {
             }
         } finally {
             lock.unlock();
+        }
+        if (isClosed) {
+            again.forEach(flight -> flight.answer.completeExceptionally(closed()));
         }
         sendBatches();
     }

@@ -294,15 +294,19 @@ final class Cache {
         listener.accept(null);
     }
 
-    /** Like {@link #invalidate}. Also drops the cursor if it is the one that the server does not know. */
+    /**
+     * Drops a cursor that the server does not know, and evicts everything. Nothing is cached until the next heartbeat.
+     * It does nothing if the stream has moved on to another cursor.
+     */
     void dropCursor(String refused, long now) {
         lock.lock();
         try {
+            if (!cursor.equals(refused)) {
+                return;
+            }
             reset();
             freshUntil = now;
-            if (cursor.equals(refused)) {
-                cursor = NO_CURSOR;
-            }
+            cursor = NO_CURSOR;
         } finally {
             lock.unlock();
         }

@@ -10,4 +10,9 @@ public final class InvalidRequestException extends TumblerException {
     InvalidRequestException(String message, Throwable cause) {
         super(message, cause);
     }
+
+    @Override
+    InvalidRequestException copy() {
+        return new InvalidRequestException(getMessage(), getCause());
+    }
 }

@@ -1,6 +1,7 @@
 package dev.tumbler;
 
 /** A range of IP addresses in CIDR notation: the first {@code bits} of {@code address}, whose other bits are zero. */
+@SuppressWarnings("ArrayRecordComponent") // never compared, and nothing writes to the array
 record Network(byte[] address, int bits) {
     /** Parses a network. Returns null if the text is not a network, or has bits set beyond its mask. */
     static Network parse(String text) {

@@ -10,4 +10,9 @@ public final class NotAllowedException extends TumblerException {
     NotAllowedException(String message, Throwable cause) {
         super(message, cause);
     }
+
+    @Override
+    NotAllowedException copy() {
+        return new NotAllowedException(getMessage(), getCause());
+    }
 }

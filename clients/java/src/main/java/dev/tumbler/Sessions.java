@@ -50,6 +50,9 @@ final class Sessions {
     private final Map<Ident, AdmittedKey> keys = new HashMap<>();
     private final Map<String, Set<AdmittedKey>> byId = new HashMap<>();
     private final ArrayDeque<AdmittedKey> queue = new ArrayDeque<>();
+    /** What the timer's thread, or {@link #close}, is to run. */
+    private final List<Ending> endings = new ArrayList<>();
+
     private int checking;
     private boolean areChecksScheduled;
     private RuntimeException closed;
@@ -113,6 +116,19 @@ final class Sessions {
         }
     }
 
+    /** Streams to end, by a verdict or by a failure. */
+    private record Ending(List<Session> sessions, Verification verdict, Throwable failure) {
+        void run() {
+            for (Session session : sessions) {
+                try {
+                    session.ended.accept(verdict, TumblerException.copyOf(failure));
+                } catch (RuntimeException broken) {
+                    Guards.LOG.log(Level.ERROR, "a stream whose key is no longer valid could not be ended", broken);
+                }
+            }
+        }
+    }
+
     private static final class Session {
         final Ended ended;
 
@@ -163,7 +179,7 @@ final class Sessions {
             lock.unlock();
         }
         if (admitted == null) {
-            ended.accept(null, closed);
+            ended.accept(null, TumblerException.copyOf(closed));
             return () -> {};
         }
         return () -> close(admitted, session);
@@ -181,6 +197,7 @@ final class Sessions {
     }
 
     /** Records that a key has changed, or with null that any may have, and queues keys to be verified again. */
+    @SuppressWarnings("NonAtomicVolatileUpdate") // only written under the lock
     void changed(String id) {
         lock.lock();
         try {
@@ -209,7 +226,8 @@ final class Sessions {
         } finally {
             lock.unlock();
         }
-        end(over, null, failure);
+        runEndings(); // the timer may be closed next
+        new Ending(over, null, failure).run();
     }
 
     /** Starts verifications of queued keys. */
@@ -236,16 +254,17 @@ final class Sessions {
         } finally {
             lock.unlock();
         }
-        end(late, null, new UnavailableException("the key of an open stream could not be verified again in time"));
+        new Ending(late, null, new UnavailableException("the key of an open stream could not be verified again in time"))
+                .run();
         for (AdmittedKey admitted : turns) {
-            verify.apply(admitted.key, admitted.ident.demand)
+            var unused = verify.apply(admitted.key, admitted.ident.demand) // settle gets its failure, and throws nothing
                     .whenComplete((verdict, failure) -> settle(admitted, verdict, failure));
         }
     }
 
     private void settle(AdmittedKey admitted, VerdictUntil verdict, Throwable failure) {
         Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
-        List<Session> over = List.of();
+        boolean isOver = false;
         lock.lock();
         try {
             checking--;
@@ -254,7 +273,8 @@ final class Sessions {
                 if (cause != null && clock.now() - admitted.unconfirmedSince < maxUnconfirmed) {
                     setTimer(admitted, clock.now() + RETRY_DELAY);
                 } else if (cause != null || !verdict.verification().valid()) {
-                    over = remove(admitted);
+                    endings.add(new Ending(remove(admitted), verdict == null ? null : verdict.verification(), cause));
+                    isOver = true;
                 } else if (admitted.changedMeanwhile) {
                     recheck(admitted, 0);
                 } else {
@@ -268,10 +288,9 @@ final class Sessions {
         } finally {
             lock.unlock();
         }
-        if (!over.isEmpty()) {
+        if (isOver) {
             // Not in this thread: it is completing a call that other callers wait for.
-            List<Session> ending = over;
-            clock.after(0, () -> end(ending, verdict == null ? null : verdict.verification(), cause));
+            clock.after(0, this::runEndings);
         }
     }
 
@@ -347,14 +366,17 @@ final class Sessions {
         return over;
     }
 
-    private static void end(List<Session> over, Verification verdict, Throwable failure) {
-        for (Session session : over) {
-            try {
-                session.ended.accept(verdict, failure);
-            } catch (RuntimeException broken) {
-                Guards.LOG.log(Level.ERROR, "a stream whose key is no longer valid could not be ended", broken);
-            }
+    /** Ends the streams that {@link #settle} has removed. */
+    private void runEndings() {
+        List<Ending> due;
+        lock.lock();
+        try {
+            due = List.copyOf(endings);
+            endings.clear();
+        } finally {
+            lock.unlock();
         }
+        due.forEach(Ending::run);
     }
 
     private static String text(byte[] digest) {

@@ -8,4 +8,12 @@ public abstract sealed class TumblerException extends RuntimeException
     TumblerException(String message, Throwable cause) {
         super(message, cause);
     }
+
+    /** Returns a copy, with the same cause. */
+    abstract TumblerException copy();
+
+    /** Returns the failure for one more caller. An exception is mutable, so no two callers may get the same one. */
+    static Throwable copyOf(Throwable failure) {
+        return failure instanceof TumblerException known ? known.copy() : failure;
+    }
 }

@@ -14,4 +14,9 @@ public final class UnavailableException extends TumblerException {
     UnavailableException(String message) {
         this(message, null);
     }
+
+    @Override
+    UnavailableException copy() {
+        return new UnavailableException(getMessage(), getCause());
+    }
 }

@@ -472,7 +472,7 @@ public final class Verifier implements AutoCloseable {
             projects = new Projects(projectIds == null ? List.of() : projectIds, anyProject);
             demand(
                     insecure
-                            || credentials != null && !(credentials instanceof InsecureChannelCredentials)
+                            || (credentials != null && !(credentials instanceof InsecureChannelCredentials))
                             || Target.isLoopback(target),
                     "credentials: the target is not this machine, so keys would cross the network in plaintext; "
                             + "use credentials, or insecure() if the network is trusted");

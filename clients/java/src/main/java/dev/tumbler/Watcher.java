@@ -127,7 +127,7 @@ final class Watcher {
                 }
                 lastMessageAt = now;
                 // Without a start cursor, changes before the first message are never delivered.
-                if (response.getReset() || !receivedAny && startCursor.isEmpty()) {
+                if (response.getReset() || (!receivedAny && startCursor.isEmpty())) {
                     cache.reset(response.getCursor());
                 }
                 receivedAny = true;
@@ -148,10 +148,8 @@ final class Watcher {
         }
 
         private static Duration age(WatchResponse response) {
-            return response.hasStreamAge()
-                    ? Duration.ofSeconds(
-                            response.getStreamAge().getSeconds(), response.getStreamAge().getNanos())
-                    : null;
+            com.google.protobuf.Duration age = response.getStreamAge();
+            return response.hasStreamAge() ? Duration.ofSeconds(age.getSeconds(), age.getNanos()) : null;
         }
 
         @Override

@@ -215,6 +215,7 @@ final class Harness {
             }
         }
 
+        @SuppressWarnings("ThreadPriorityCheck") // for speed alone: nothing depends on the scheduler
         private void run(String key, VerifyOptions demand) {
             while (!over) {
                 long began = now();

@@ -23,7 +23,10 @@ import java.net.http.HttpResponse;
 import java.time.Duration;
 import java.util.EnumSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import java.util.function.UnaryOperator;
 import org.eclipse.jetty.ee9.servlet.FilterHolder;
 import org.eclipse.jetty.ee9.servlet.ServletContextHandler;
@@ -220,6 +223,25 @@ class KeyFilterTest {
     }
 
     @Test
+    @DisplayName("A request that waits when the verifier is closed is answered with 503, and so is a later one.")
+    void verifierCloses() throws Exception {
+        guard(options -> options);
+        CountDownLatch gate = tumbler.hold();
+        CompletableFuture<HttpResponse<String>> told = CompletableFuture.supplyAsync(() -> {
+            try {
+                return get("/orders", "X-API-Key", KEY);
+            } catch (Exception failure) {
+                throw new AssertionError(failure);
+            }
+        });
+        next(tumbler.verifies);
+        verifier.close();
+        assertEquals(503, told.get().statusCode());
+        assertEquals(503, get("/orders", "X-API-Key", KEY).statusCode());
+        gate.countDown();
+    }
+
+    @Test
     @DisplayName("A request of which no scopes are known lets nothing pass.")
     void unknownRequest() throws Exception {
         guard(options -> options.requireScopes(request -> null));
@@ -238,7 +260,7 @@ class KeyFilterTest {
     @Test
     @DisplayName("Scopes and address may depend on the request, and what is exempt needs no key.")
     void functions() throws Exception {
-        guard(options -> options.requireScopes(request -> List.of(request.getMethod().toLowerCase() + ":any"))
+        guard(options -> options.requireScopes(request -> List.of(request.getMethod().toLowerCase(Locale.ROOT) + ":any"))
                 .clientIp(request -> request.getHeader("X-Real-IP"))
                 .exempt(request -> request.getRequestURI().equals("/health")));
         assertEquals("nobody", get("/health").body());

@@ -37,6 +37,8 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.AfterEach;
@@ -305,6 +307,38 @@ class KeyInterceptorTest {
         gate.countDown();
         slow.get();
         assertEquals(List.of("o1", "o1", "o1"), List.copyOf(owners));
+    }
+
+    @Test
+    @DisplayName("A call that has to wait is refused if its executor rejects it, unary or streaming.")
+    void executorRejects() throws Exception {
+        ExecutorService stopped = Executors.newSingleThreadExecutor();
+        stopped.shutdown();
+        guard(options -> options.executor(stopped));
+        Status told = refusal(with("x-api-key", KEY));
+        assertEquals(Status.Code.UNAVAILABLE, told.getCode());
+        assertEquals("API keys cannot be verified at the moment", told.getDescription());
+        assertTrue(owners.isEmpty());
+        call(with("x-api-key", KEY)); // it does not have to wait
+        BlockingQueue<Object> answers = new LinkedBlockingQueue<>();
+        StreamObserver<GetRequest> chat = ClientCalls.asyncBidiStreamingCall(
+                with("x-api-key", key("2222222222222222")).newCall(BIDI, CallOptions.DEFAULT), collecting(answers));
+        chat.onNext(GetRequest.getDefaultInstance());
+        assertEquals(Status.Code.UNAVAILABLE, Status.fromThrowable((Throwable) next(answers)).getCode());
+        assertEquals(List.of("o1"), List.copyOf(owners));
+    }
+
+    @Test
+    @DisplayName("A call that waits when the verifier is closed is refused.")
+    void verifierCloses() throws Exception {
+        guard(options -> options);
+        CountDownLatch gate = tumbler.hold();
+        CompletableFuture<Status> told = CompletableFuture.supplyAsync(() -> refusal(with("x-api-key", KEY)));
+        next(tumbler.verifies);
+        verifier.close();
+        assertEquals(Status.Code.UNAVAILABLE, told.get().getCode());
+        assertEquals(Status.Code.UNAVAILABLE, refusal(with("x-api-key", KEY)).getCode());
+        gate.countDown();
     }
 
     @Test

@@ -7,8 +7,12 @@ import dev.tumbler.Batcher.VerdictUntil;
 import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.IdentityHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
@@ -21,7 +25,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 class SessionsTest {
     private static final Duration STALENESS = Duration.ofSeconds(15);
     private static final Duration TTL = Duration.ofSeconds(60);
-    private static final UnavailableException DOWN = new UnavailableException("as the test has it");
 
     private record Question(String key, VerifyOptions demand, CompletableFuture<VerdictUntil> answer) {}
 
@@ -39,6 +42,10 @@ class SessionsTest {
             new Digester(),
             STALENESS,
             clock);
+
+    private static UnavailableException down() {
+        return new UnavailableException("as the test has it");
+    }
 
     private static String id(int number) {
         return String.format("%016d", number);
@@ -72,15 +79,19 @@ class SessionsTest {
         freshUntil = clock.now() + STALENESS.toNanos();
     }
 
+    private VerdictUntil verdict(String id, Code code, Duration ttl) {
+        Verification told =
+                new Verification(code, id, "", "", "", "", List.of(), Map.of(), Optional.empty(), false);
+        return new VerdictUntil(told, clock.now() + ttl.toNanos());
+    }
+
     private void answer(Question question, Code code, Duration ttl) {
-        Verification told = new Verification(
-                code, KeyFormat.peekId(question.key), "", "", "", "", List.of(), java.util.Map.of(), Optional.empty(), false);
-        question.answer.complete(new VerdictUntil(told, clock.now() + ttl.toNanos()));
+        question.answer.complete(verdict(KeyFormat.peekId(question.key), code, ttl));
         pass(Duration.ZERO);
     }
 
     private void fail(Question question) {
-        question.answer.completeExceptionally(DOWN);
+        question.answer.completeExceptionally(down());
         pass(Duration.ZERO);
     }
 
@@ -179,6 +190,44 @@ class SessionsTest {
     }
 
     @Test
+    @DisplayName("A stream whose key was denied just before closing ends by that verdict, and only once.")
+    void deniedAtClosing() {
+        open(1, "one");
+        changed(1);
+        asked.remove().answer.complete(verdict(id(1), Code.REVOKED, TTL));
+        sessions.close(down());
+        clock.close(); // and its tasks are dropped
+        assertEquals(List.of("one REVOKED"), ended);
+        pass(Duration.ofSeconds(1));
+        assertEquals(List.of("one REVOKED"), ended);
+    }
+
+    @Test
+    @DisplayName("Each stream gets an exception of its own.")
+    void ownExceptions() {
+        List<Throwable> failures = new ArrayList<>();
+        Sessions.Ended ended = (verdict, failure) -> failures.add(failure);
+        Runnable open = () -> sessions.open(
+                FakeServer.key(id(1)), id(1), VerifyOptions.NONE, clock.now(), sessions.changeCount(), ended);
+        open.run();
+        open.run();
+        changed(1);
+        pass(STALENESS);
+        fail(asked.remove());
+        assertEquals(2, failures.size());
+        open.run();
+        open.run();
+        sessions.close(down());
+        open.run();
+        open.run();
+        assertEquals(6, failures.size());
+        Set<Throwable> different = Collections.newSetFromMap(new IdentityHashMap<>());
+        different.addAll(failures);
+        assertEquals(6, different.size());
+        failures.forEach(failure -> assertEquals(down().toString(), failure.toString()));
+    }
+
+    @Test
     @DisplayName("Ten thousand changes, each told three times, are so many verifications, and few of them at a time.")
     void flood() {
         for (int number = 0; number < 10_000; number++) {
@@ -231,7 +280,7 @@ class SessionsTest {
         }
         assertEquals(Duration.ofDays(365), clock.untilNext());
         open(1, "one");
-        sessions.close(DOWN);
+        sessions.close(down());
         open(1, "two");
         assertEquals(List.of("one undecided", "two undecided"), ended);
         assertEquals(Duration.ofDays(365), clock.untilNext());

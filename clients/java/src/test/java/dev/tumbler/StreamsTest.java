@@ -37,6 +37,7 @@ import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.EnumSet;
 import java.util.concurrent.BlockingQueue;
@@ -318,13 +319,13 @@ class StreamsTest {
         becomes(VerifyCode.valueOf("VERIFY_CODE_" + code));
         assertEquals(open, verifier.sessions().size());
         go.countDown();
-        assertEquals("whole", new String(answer.readAllBytes()));
+        assertEquals("whole", new String(answer.readAllBytes(), StandardCharsets.UTF_8));
         eventually(() -> verifier.sessions().size() == 0);
     }
 
     @Test
     @DisplayName("An ordinary answer runs to its end, and is not noted as a stream.")
     void ordinaryAnswers() throws Exception {
-        assertEquals("whole", new String(get("/ordinary", true).readAllBytes()));
+        assertEquals("whole", new String(get("/ordinary", true).readAllBytes(), StandardCharsets.UTF_8));
     }
 }

@@ -13,6 +13,7 @@ import io.grpc.MethodDescriptor;
 import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
+import java.lang.System.Logger.Level;
 import java.net.InetSocketAddress;
 import java.util.List;
 import java.util.Optional;
@@ -35,6 +36,7 @@ import java.util.function.Predicate;
  * get. Its handler sees what it sees when the caller hangs up: the call is cancelled. Unary calls run to their end.
  */
 public final class KeyInterceptor implements ServerInterceptor {
+    private static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
     private static final Context.Key<Verification> IDENTITY = Context.key("dev.tumbler.Verification");
     private static final Metadata.Key<String> AUTHORIZATION =
             Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
@@ -111,10 +113,15 @@ public final class KeyInterceptor implements ServerInterceptor {
         Function<HeldCall<Q, A>, Runnable> holding = hold;
         DeferredListener<Q> waiting = new DeferredListener<>(call);
         Context context = Context.current();
-        awaited.whenCompleteAsync(
-                (verification, failure) ->
-                        context.run(() -> waiting.proceed(() -> admit(awaited, call, headers, next, holding))),
-                executor);
+        Runnable proceed = context.wrap(() -> waiting.proceed(() -> admit(awaited, call, headers, next, holding)));
+        var unused = awaited.whenComplete((verification, failure) -> { // its failure is admit's to handle
+            try {
+                executor.execute(proceed);
+            } catch (RuntimeException | OutOfMemoryError rejection) { // OutOfMemoryError: it could start no thread
+                LOG.log(Level.ERROR, "undecided: the guard's executor rejects calls", rejection);
+                waiting.proceed(() -> refuse(call, Refusal.UNDECIDED));
+            }
+        });
         return waiting;
     }
 
@@ -250,7 +257,8 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Sets where calls continue that had to wait. The default is a pool of daemon threads, as many as needed.
+         * Sets where calls continue that had to wait. The default is a pool of daemon threads, as many as needed. A call
+         * that it rejects is refused with UNAVAILABLE.
          *
          * @param executor may run handlers, so they must be allowed to block it
          * @return this
