@@ -268,7 +268,11 @@ export class Batcher {
 
 type Requirement = NonNullable<MessageInitShape<typeof ConsistencySchema>["requirement"]>;
 
-function bytesOf(key: string, project: string, { environmentId = "", requiredScopes = [], clientIp = "" }: Demand): number {
+function bytesOf(
+  key: string,
+  project: string,
+  { environmentId = "", requiredScopes = [], clientIp = "" }: Demand,
+): number {
   return [key, project, environmentId, clientIp, ...requiredScopes].reduce(
     (bytes, text) => bytes + Buffer.byteLength(text) + 4,
     CURSOR_BYTES,

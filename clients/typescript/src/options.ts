@@ -113,7 +113,8 @@ export function toSettings(options: VerifierOptions): Settings {
   }
 
   const { cacheSize = 10_000, cacheBytes = 32 * 1024 * 1024, watch = true } = options;
-  if (!Number.isInteger(cacheSize) || cacheSize < 0) throw new TypeError("cacheSize: must be a whole number, 0 or more");
+  if (!Number.isInteger(cacheSize) || cacheSize < 0)
+    throw new TypeError("cacheSize: must be a whole number, 0 or more");
   if (!Number.isInteger(cacheBytes) || cacheBytes < 0) {
     throw new TypeError("cacheBytes: must be a whole number, 0 or more");
   }
@@ -122,8 +123,7 @@ export function toSettings(options: VerifierOptions): Settings {
   if (heartbeat >= maxStaleness) throw new TypeError("maxStaleness: must be longer than heartbeat");
   const timeout = duration("timeout", options.timeout ?? 2_000, 1, LONGEST);
   if (options.fixedTtl !== undefined) {
-    if (watch)
-      throw new TypeError("fixedTtl: is only allowed with watch: false");
+    if (watch) throw new TypeError("fixedTtl: is only allowed with watch: false");
     duration("fixedTtl", options.fixedTtl, 1, LONGEST);
   }
   return {

@@ -77,8 +77,7 @@ export class Verifier implements AsyncDisposable {
         const verification = await this.verify(key, demand);
         return [verification, this.until(key, verification)] as const;
       },
-      freshUntil: () =>
-        settings.fixedTtl === undefined ? this.#streamState.freshUntil : Number.POSITIVE_INFINITY,
+      freshUntil: () => (settings.fixedTtl === undefined ? this.#streamState.freshUntil : Number.POSITIVE_INFINITY),
     };
     this.sessions = new Sessions(part, settings.maxStaleness, clock);
     if (settings.watch && settings.cacheSize > 0 && settings.cacheBytes > 0) {

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { createServer, get, type IncomingMessage, type RequestListener } from "node:http";
 import { createRequire } from "node:module";
 import { type AddressInfo, connect } from "node:net";
-import { before, after as finally_, test, type TestContext } from "node:test";
+import { before, after as finally_, type TestContext, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import * as grpc from "@grpc/grpc-js";
 import express from "express";
@@ -260,7 +260,9 @@ test("grpc-js: what stands behind the guard, or a log, may fail", async (t) => {
   const metadata = new grpc.Metadata();
   metadata.set("x-api-key", "good");
   const code = await new Promise((resolve) =>
-    client.makeUnaryRequest(method.path, same.serialize, same.deserialize, "x", metadata, (error) => resolve(error?.code)),
+    client.makeUnaryRequest(method.path, same.serialize, same.deserialize, "x", metadata, (error) =>
+      resolve(error?.code),
+    ),
   );
   assert.equal(code, grpc.status.INTERNAL);
   await nothingUnhandled();

@@ -127,7 +127,9 @@ test("keys that are asked for together are refused alike", async (t) => {
   const { server, verifier } = await open(t);
   server.answer = ({ key }) => valid(key, { anyProject: true });
   const keys = Array.from({ length: 10 }, (_, number) => makeKey(String(number)));
-  for (const { reason } of (await Promise.allSettled(keys.map((key) => verifier.verify(key)))) as PromiseRejectedResult[]) {
+  for (const { reason } of (await Promise.allSettled(
+    keys.map((key) => verifier.verify(key)),
+  )) as PromiseRejectedResult[]) {
     assert.match(reason.message, PROJECT_REQUIRED);
   }
   assert.ok(server.calls.some((requests) => requests.length > 1));
@@ -143,7 +145,10 @@ for (const said of [{ projectId: ANY_PROJECT }, { projectId: SEVERAL }] as const
 
 for (const projectId of ["", [], [""], ["acme", ""], [undefined], null, 7] as unknown as ProjectId[]) {
   test(`${JSON.stringify(projectId)} is a mistake, and not a wish for all projects`, async (t) => {
-    assert.throws(() => toSettings({ target: "localhost:1", apiKey: "own", projectId }), /^TypeError: projectId: must be/);
+    assert.throws(
+      () => toSettings({ target: "localhost:1", apiKey: "own", projectId }),
+      /^TypeError: projectId: must be/,
+    );
     const { verifier } = await open(t);
     await assert.rejects(verifier.verify(KEY, { projectId }), InvalidRequestError);
   });

@@ -204,7 +204,13 @@ for (const [name, serve] of Object.entries(GRPC)) {
 const HTTP: Record<string, (t: TestContext, scene: Scene, options?: StreamOptions) => Promise<number>> = {
   async express(t, scene, options = {}) {
     const app = express();
-    app.use(expressGuard.requireApiKey<express.Request>(scene.verifier, { requiredScopes: ["orders:read"], logger, ...options }));
+    app.use(
+      expressGuard.requireApiKey<express.Request>(scene.verifier, {
+        requiredScopes: ["orders:read"],
+        logger,
+        ...options,
+      }),
+    );
     app.get("/stream", (_, response) => {
       const speaking = setInterval(() => response.write("word"), 5);
       response.on("close", () => {

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { demandOf, factsOf, microsecondsOf } from "../conformance/facts.js";
 import { decide } from "../src/decide.js";
-import { peekId, isWellFormed, KEY_PATTERN, parseKey } from "../src/keyformat.js";
+import { isWellFormed, KEY_PATTERN, parseKey, peekId } from "../src/keyformat.js";
 
 function vectors(file: string) {
   const url = new URL(`../../../../tests/vectors/${file}.json`, import.meta.url);
