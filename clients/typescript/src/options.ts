@@ -93,13 +93,15 @@ const LONGEST = 2 ** 31 - 1;
  * @throws {TypeError} An option breaks its rule. The message names both, and never shows a key.
  */
 export function toSettings(options: VerifierOptions): Settings {
-  const endpoints = parseTarget(String(options.target));
+  // Callers without types may leave out what is required.
+  const { target, apiKey } = options as Partial<VerifierOptions>;
+  const endpoints = parseTarget(String(target));
   if (endpoints === undefined) {
     throw new TypeError(
       "target: must be host:port, dns:host:port, ipv4: or ipv6: with a list of addresses, or unix:/path",
     );
   }
-  if (!/^[\x21-\x7e]+$/.test(options.apiKey ?? "")) {
+  if (!/^[\x21-\x7e]+$/.test(apiKey ?? "")) {
     throw new TypeError("apiKey: must be one key of visible ASCII characters");
   }
   const { projectId } = options;

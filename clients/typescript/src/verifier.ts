@@ -57,6 +57,7 @@ export class Verifier implements AsyncDisposable {
   /** @throws {TypeError} An option breaks its rule. The server need not be up yet. */
   constructor(options: VerifierOptions);
   /** @internal */
+  // eslint-disable-next-line @typescript-eslint/unified-signatures -- the clock is no part of the published types
   constructor(options: VerifierOptions, clock: Clock);
   constructor(options: VerifierOptions, clock: Clock = systemClock) {
     const settings = toSettings(options);
@@ -130,8 +131,9 @@ export class Verifier implements AsyncDisposable {
   }
 
   /** Calls {@link close}, for `await using`. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): Promise<void> {
     this.close();
+    return Promise.resolve();
   }
 
   /**
