@@ -85,12 +85,12 @@ export class Verifier implements AsyncDisposable {
       const listener = {
         onChange: (keyId: string) => {
           this.#cache.evict(keyId);
-          this.#batcher.detach((key) => peekId(key) === keyId);
+          this.#batcher.detach(keyId);
           this.sessions.changed(keyId);
         },
         onReset: () => {
           this.#cache.clear();
-          this.#batcher.detach(() => true);
+          this.#batcher.detach();
           this.sessions.changed();
         },
       };
