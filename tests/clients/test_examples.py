@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conformance.programs import DEMAND_ALL, EXAMPLES, ROOT, Missing
+from tests.clients.conformance.programs import DEMAND_ALL, EXAMPLES, ROOT, Missing, Product
 from tests.e2e.service import PATIENCE, Service, eventually, plain_environment
 from tumbler import keyformat
 
@@ -24,9 +24,8 @@ NO_KEY = "a valid API key is required"
 NOT_THAT = "this API key does not allow that"
 
 
-@contextlib.contextmanager
-def running(name: str, service: Service, key: str, output: Path) -> Iterator[str]:
-    """Run an example and yield its URL."""
+def made(name: str) -> Product:
+    """Build an example. Skip the test if its tools are missing."""
     example = EXAMPLES[name]
     try:
         example.make()
@@ -34,13 +33,29 @@ def running(name: str, service: Service, key: str, output: Path) -> Iterator[str
         if os.environ.get(DEMAND_ALL):
             raise
         pytest.skip(str(missing))
+    return example
+
+
+def started(example: Product, output: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start an example that writes to a file."""
+    with output.open("wb") as log:
+        return subprocess.Popen(
+            example.command,
+            cwd=ROOT,
+            env=plain_environment(**environment),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+@contextlib.contextmanager
+def running(name: str, service: Service, key: str, output: Path) -> Iterator[str]:
+    """Run an example and yield its URL."""
+    example = made(name)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    environment = plain_environment(TUMBLER_ENDPOINT=service.target, TUMBLER_API_KEY=key, PORT=port)
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            example.command, cwd=ROOT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
+    process = started(example, output, TUMBLER_ENDPOINT=service.target, TUMBLER_API_KEY=key, PORT=port)
     try:
         ready = f"listening on http://127.0.0.1:{port}"
         eventually(lambda: ready in output.read_text() or process.poll() is not None)
@@ -103,3 +118,18 @@ def test_an_example_lets_in_who_may_come_in(name: str, shared_server: Service, t
         eventually(lambda: bearer(good) == (401, NO_KEY))
     for text in (own, good, revoked, scopeless):
         assert keyformat.parse(text).secret not in output.read_text()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_whose_port_is_in_use_fails(name: str, tmp_path: Path) -> None:
+    """If its port is in use, an example ends with an error and does not say that it listens."""
+    output = tmp_path / "output"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = started(made(name), output, TUMBLER_ENDPOINT="127.0.0.1:1", TUMBLER_API_KEY="own", PORT=port)
+        try:
+            assert process.wait(PATIENCE) != 0
+        finally:
+            process.kill()
+            process.wait()
+    assert "listening on" not in output.read_text()

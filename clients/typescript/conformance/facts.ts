@@ -1,26 +1,34 @@
+import { readFileSync } from "node:fs";
 import { parseNetwork } from "../src/address.js";
 import type { Demand, Facts } from "../src/decide.js";
+import { type Check, type Checked, checked, isFlag, isText, list, object, optional } from "./json.js";
 
 /** A record as in `tests/vectors/verify.json`. */
-export interface VectorRecord {
-  project_id: string;
-  environment_id?: string;
-  scopes?: string[];
-  allowed_cidrs?: string[];
-  active?: boolean;
-  revoke_time?: string | null;
-  grace_expire_time?: string | null;
-  expire_time?: string | null;
+export const isVectorRecord = object({
+  project_id: isText,
+  environment_id: optional(isText),
+  scopes: optional(list(isText)),
+  allowed_cidrs: optional(list(isText)),
+  active: optional(isFlag),
+  revoke_time: optional(isText),
+  grace_expire_time: optional(isText),
+  expire_time: optional(isText),
+});
+
+export const isVectorRequest = object({
+  project_ids: optional(list(isText)),
+  environment_id: optional(isText),
+  required_scopes: optional(list(isText)),
+  client_ip: optional(isText),
+});
+
+/** Returns the rows of a file in `tests/vectors`. */
+export function vectors<Row>(file: string, isRow: Check<Row>): Row[] {
+  const url = new URL(`../../../../tests/vectors/${file}.json`, import.meta.url);
+  return checked(JSON.parse(readFileSync(url, "utf8")), object({ vectors: list(isRow) })).vectors;
 }
 
-export interface VectorRequest {
-  project_ids?: string[];
-  environment_id?: string;
-  required_scopes?: string[];
-  client_ip?: string;
-}
-
-export function factsOf(record: VectorRecord): Facts {
+export function factsOf(record: Checked<typeof isVectorRecord>): Facts {
   const orNever = (time: string | null | undefined) => (time ? microsecondsOf(time) : Number.POSITIVE_INFINITY);
   return {
     projectId: record.project_id,
@@ -34,16 +42,16 @@ export function factsOf(record: VectorRecord): Facts {
   };
 }
 
-export function demandOf(request: VectorRequest): Demand {
+export function demandOf(request: Checked<typeof isVectorRequest>): Demand {
   return {
-    projectId: request.project_ids,
-    environmentId: request.environment_id,
-    requiredScopes: request.required_scopes,
-    clientIp: request.client_ip,
+    projectId: request.project_ids ?? undefined,
+    environmentId: request.environment_id ?? undefined,
+    requiredScopes: request.required_scopes ?? undefined,
+    clientIp: request.client_ip ?? undefined,
   };
 }
 
 export function microsecondsOf(time: string): number {
-  const [, seconds, fraction = ""] = /^([^.Z]+)(?:\.(\d{1,6}))?Z$/.exec(time) ?? [];
+  const [, seconds = "", fraction = ""] = /^([^.Z]+)(?:\.(\d{1,6}))?Z$/.exec(time) ?? [];
   return Date.parse(`${seconds}Z`) * 1000 + Number(fraction.padEnd(6, "0"));
 }

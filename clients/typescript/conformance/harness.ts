@@ -12,25 +12,26 @@ import type { VerifierOptions } from "../src/options.js";
 import { ANY_PROJECT } from "../src/projects.js";
 import type { Verification } from "../src/verification.js";
 import { Verifier, type VerifyOptions } from "../src/verifier.js";
-import { demandOf, factsOf, microsecondsOf, type VectorRecord, type VectorRequest } from "./facts.js";
+import { demandOf, factsOf, isVectorRecord, isVectorRequest, microsecondsOf } from "./facts.js";
+import { type Checked, checked, either, isAnything, isNumber, isText, list, object, optional } from "./json.js";
 import { type Services, startServices } from "./streams.js";
 
-interface Command {
-  id?: unknown;
-  op: string;
-  key: string;
-  keys: string[];
-  callers: number;
-  calls: number;
-  required_scopes?: string[];
-  client_ip?: string;
-  environment_id?: string;
-  project_id?: string | string[];
-  record: VectorRecord | null;
-  request: VectorRequest;
-  now: string;
-  [option: string]: unknown;
-}
+const isCommand = object({ id: isAnything, op: isText });
+
+const DEMAND = {
+  required_scopes: optional(list(isText)),
+  client_ip: optional(isText),
+  environment_id: optional(isText),
+  project_id: optional(either(isText, list(isText))),
+};
+const isKey = object({ key: isText });
+const isKeyAndDemand = object({ key: isText, ...DEMAND });
+const isManyKeys = object({ keys: list(isText), callers: isNumber, ...DEMAND });
+const isRace = object({ key: isText, callers: optional(isNumber), ...DEMAND });
+const isBench = object({ key: isText, calls: isNumber, ...DEMAND });
+const isDecision = object({ record: optional(isVectorRecord), request: isVectorRequest, now: isText });
+/** The options are the verifier's to check. */
+const isOptions = object<Record<string, unknown>>({});
 
 interface Race {
   stopped: boolean;
@@ -63,8 +64,9 @@ let verifier: Verifier | undefined;
 let services: Promise<Services> | undefined;
 let race: Race | undefined;
 
-const operations: Readonly<Record<string, (command: Command) => unknown>> = {
-  open(command) {
+const operations: Readonly<Record<string, (said: unknown) => unknown>> = {
+  open(said) {
+    const command = checked(said, isOptions);
     const given = Object.entries(OPTIONS).flatMap(([name, option]) =>
       command[name] === undefined || command[name] === null ? [] : [[option, command[name]]],
     );
@@ -82,7 +84,8 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     return {};
   },
 
-  async verify(command) {
+  async verify(said) {
+    const command = checked(said, isKeyAndDemand);
     try {
       return shown(await current().verify(command.key, demanded(command)));
     } catch (error) {
@@ -90,7 +93,8 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     }
   },
 
-  async verify_many(command) {
+  async verify_many(said) {
+    const command = checked(said, isManyKeys);
     const codes: Record<string, number> = {};
     const errors: Record<string, number> = {};
     let cached = 0;
@@ -109,7 +113,8 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     return { codes, cached, errors };
   },
 
-  race_start(command) {
+  race_start(said) {
+    const command = checked(said, isRace);
     const started: Race = {
       stopped: false,
       done: Promise.resolve(),
@@ -133,24 +138,25 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     return { calls, cached, valid, last_valid_began_us, first_denied_ended_us, errors };
   },
 
-  decide: ({ record, request, now }) => ({
-    code: decide(record ? factsOf(record) : undefined, demandOf(request), microsecondsOf(now)),
-  }),
+  decide(said) {
+    const { record, request, now } = checked(said, isDecision);
+    return { code: decide(record ? factsOf(record) : undefined, demandOf(request), microsecondsOf(now)) };
+  },
 
-  well_formed({ key }) {
-    const parsed = parseKey(key);
+  well_formed(said) {
+    const parsed = parseKey(checked(said, isKey).key);
     return parsed ? { well_formed: true, prefix: parsed.prefix, key_id: parsed.id } : { well_formed: false };
   },
 
   size: () => ({ size: current().remembered }),
 
-  bench: (command) => bench(current(), command, 10_000),
+  bench: (said) => bench(current(), checked(said, isBench), 10_000),
 
-  async bench_uncached(command) {
+  async bench_uncached(said) {
     if (opened === undefined) throw new Error("open first");
     const uncached = new Verifier({ ...opened, cacheSize: 0 });
     try {
-      return await bench(uncached, command, 100);
+      return await bench(uncached, checked(said, isBench), 100);
     } finally {
       uncached.close();
     }
@@ -167,7 +173,7 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
   },
 };
 
-async function run(started: Race, command: Command): Promise<void> {
+async function run(started: Race, command: Checked<typeof isRace>): Promise<void> {
   while (!started.stopped) {
     const began = microsecondsNow();
     let cached = false;
@@ -190,7 +196,7 @@ async function run(started: Race, command: Command): Promise<void> {
   }
 }
 
-async function bench(subject: Verifier, command: Command, warmUp: number): Promise<unknown> {
+async function bench(subject: Verifier, command: Checked<typeof isBench>, warmUp: number): Promise<unknown> {
   const demand = demanded(command);
   for (let call = 0; call < warmUp; call++) await subject.verify(command.key, demand);
   let cached = 0;
@@ -206,7 +212,7 @@ function current(): Verifier {
   return verifier;
 }
 
-function demanded(command: Command): VerifyOptions {
+function demanded(command: Omit<Checked<typeof isKeyAndDemand>, "key">): VerifyOptions {
   return {
     requiredScopes: command.required_scopes ?? undefined,
     clientIp: command.client_ip ?? undefined,
@@ -262,7 +268,7 @@ async function answer(line: string): Promise<void> {
   let id: unknown;
   let said: unknown;
   try {
-    const command = JSON.parse(line) as Command;
+    const command = checked(JSON.parse(line), isCommand);
     id = command.id;
     said = Object.hasOwn(operations, command.op) ? await operations[command.op]?.(command) : { error: "op" };
   } catch (error) {

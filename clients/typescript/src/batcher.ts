@@ -9,6 +9,7 @@ import {
   type VerifyRequestSchema,
   type VerifyResponse,
 } from "./gen/tumbler/v1/api_key_service_pb.js";
+import { peekId } from "./keyformat.js";
 import { type Service, shouldSplit } from "./service.js";
 import type { StreamState } from "./stream-state.js";
 import type { KeyRecord } from "./verification.js";
@@ -69,8 +70,10 @@ export class Batcher {
   readonly #timeout: number;
   readonly #clock: Clock;
   readonly #flights = new Set<OpenFlight>();
-  readonly #joinable = new Map<string, OpenFlight>(); // by presented key
-  #queue = new Set<OpenFlight>(); // in order
+  readonly #joinable = new Map<string, Map<string, OpenFlight>>(); // by key id, then by presented key
+  readonly #queue = new Set<OpenFlight>(); // in order
+  /** Flights that go before the queue, the first at the end. Some may have ended. */
+  readonly #retries: OpenFlight[] = [];
   readonly #checkAnswer: (key: string, demand: Demand, raw: RawAnswer) => Answer;
   #callsInFlight = 0;
 
@@ -100,13 +103,14 @@ export class Batcher {
    * fresh: otherwise the key may have been revoked since, and the stream would not have reported it.
    */
   join(key: string, demand: Demand): Flight {
-    const open = this.#joinable.get(key);
+    const open = this.#joinable.get(peekId(key))?.get(key);
     if (open && (open.sentSince === undefined || this.#streamState.isFresh(this.#clock.now()))) return open;
     return this.start(key, demand);
   }
 
   /** Begins a separate flight for the demand. It ends after at most `timeout`. */
   start(key: string, demand: Demand): Flight {
+    const keyId = peekId(key);
     let resolve!: (answer: Answer) => void;
     let reject!: (error: unknown) => void;
     const outcome = new Promise<Answer>((onAnswer, onError) => {
@@ -117,7 +121,7 @@ export class Batcher {
       cancel();
       this.#flights.delete(flight);
       this.#queue.delete(flight);
-      if (this.#joinable.get(key) === flight) this.#joinable.delete(key);
+      if (this.#joinable.get(keyId)?.get(key) === flight) this.#letNobodyJoin(keyId, key);
     };
     const flight: OpenFlight = {
       key,
@@ -146,18 +150,22 @@ export class Batcher {
     };
     const cancel = this.#clock.after(this.#timeout, late, true);
     this.#flights.add(flight);
-    this.#joinable.set(key, flight);
+    const alike = this.#joinable.get(keyId) ?? new Map<string, OpenFlight>();
+    this.#joinable.set(keyId, alike.set(key, flight));
     this.#queue.add(flight);
     this.#sendBatches();
     return flight;
   }
 
   /**
-   * Lets no further caller join the sent flights of the chosen keys. Their answers may lack the stream's last message.
+   * Lets no further caller join the sent flights of a key. Their answers may lack the stream's last message. Undefined:
+   * of all keys.
    */
-  detach(chosen: (key: string) => boolean): void {
-    for (const [key, { sentSince }] of this.#joinable) {
-      if (sentSince !== undefined && chosen(key)) this.#joinable.delete(key);
+  detach(keyId?: string): void {
+    for (const id of keyId === undefined ? this.#joinable.keys() : [keyId]) {
+      for (const [key, { sentSince }] of this.#joinable.get(id) ?? []) {
+        if (sentSince !== undefined) this.#letNobodyJoin(id, key);
+      }
     }
   }
 
@@ -165,8 +173,18 @@ export class Batcher {
     for (const flight of this.#flights) flight.fail(new UnavailableError("the verifier is closed"));
   }
 
+  #letNobodyJoin(keyId: string, key: string): void {
+    const alike = this.#joinable.get(keyId);
+    alike?.delete(key);
+    if (alike?.size === 0) this.#joinable.delete(keyId);
+  }
+
   #sendBatches(): void {
-    while (this.#callsInFlight < MAX_CALLS_IN_FLIGHT && this.#queue.size > 0) void this.#sendBatch(this.#nextBatch());
+    while (this.#callsInFlight < MAX_CALLS_IN_FLIGHT) {
+      const batch = this.#nextBatch();
+      if (batch.length === 0) return;
+      void this.#sendBatch(batch);
+    }
   }
 
   /**
@@ -176,12 +194,20 @@ export class Batcher {
   #nextBatch(): OpenFlight[] {
     const batch: OpenFlight[] = [];
     let bytes = 0;
-    for (const flight of this.#queue) {
+    const take = (flight: OpenFlight): boolean => {
       const { maxBatch } = batch[0] ?? flight;
       bytes += flight.bytes;
       const fits = batch.length < maxBatch && flight.maxBatch === maxBatch && bytes <= MAX_BATCH_BYTES;
-      if (batch.length > 0 && !fits) break;
+      if (batch.length > 0 && !fits) return false;
       batch.push(flight);
+      return true;
+    };
+    for (let retry = this.#retries.at(-1); retry !== undefined; retry = this.#retries.at(-1)) {
+      if (this.#flights.has(retry) && !take(retry)) return batch;
+      this.#retries.pop();
+    }
+    for (const flight of this.#queue) {
+      if (!take(flight)) break;
       this.#queue.delete(flight);
     }
     return batch;
@@ -225,14 +251,14 @@ export class Batcher {
     }
   }
 
-  /** Puts flights back at the front of the queue, in batches half as large as the one that they shared. */
+  /** Puts flights before the queue, in batches half as large as the one that they shared. */
   #requeue(flights: readonly OpenFlight[], shared: number): void {
-    const open = flights.filter((flight) => this.#flights.has(flight));
-    for (const flight of open) {
+    for (const flight of [...flights].reverse()) {
+      if (!this.#flights.has(flight)) continue;
       flight.sentSince = undefined;
       flight.maxBatch = Math.ceil(shared / 2);
+      this.#retries.push(flight);
     }
-    this.#queue = new Set([...open, ...this.#queue]);
   }
 
   /**
@@ -268,7 +294,11 @@ export class Batcher {
 
 type Requirement = NonNullable<MessageInitShape<typeof ConsistencySchema>["requirement"]>;
 
-function bytesOf(key: string, project: string, { environmentId = "", requiredScopes = [], clientIp = "" }: Demand): number {
+function bytesOf(
+  key: string,
+  project: string,
+  { environmentId = "", requiredScopes = [], clientIp = "" }: Demand,
+): number {
   return [key, project, environmentId, clientIp, ...requiredScopes].reduce(
     (bytes, text) => bytes + Buffer.byteLength(text) + 4,
     CURSOR_BYTES,

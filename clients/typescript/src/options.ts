@@ -93,13 +93,15 @@ const LONGEST = 2 ** 31 - 1;
  * @throws {TypeError} An option breaks its rule. The message names both, and never shows a key.
  */
 export function toSettings(options: VerifierOptions): Settings {
-  const endpoints = parseTarget(String(options.target));
+  // Callers without types may leave out what is required.
+  const { target, apiKey } = options as Partial<VerifierOptions>;
+  const endpoints = parseTarget(String(target));
   if (endpoints === undefined) {
     throw new TypeError(
       "target: must be host:port, dns:host:port, ipv4: or ipv6: with a list of addresses, or unix:/path",
     );
   }
-  if (!/^[\x21-\x7e]+$/.test(options.apiKey ?? "")) {
+  if (!/^[\x21-\x7e]+$/.test(apiKey ?? "")) {
     throw new TypeError("apiKey: must be one key of visible ASCII characters");
   }
   const { projectId } = options;
@@ -113,7 +115,8 @@ export function toSettings(options: VerifierOptions): Settings {
   }
 
   const { cacheSize = 10_000, cacheBytes = 32 * 1024 * 1024, watch = true } = options;
-  if (!Number.isInteger(cacheSize) || cacheSize < 0) throw new TypeError("cacheSize: must be a whole number, 0 or more");
+  if (!Number.isInteger(cacheSize) || cacheSize < 0)
+    throw new TypeError("cacheSize: must be a whole number, 0 or more");
   if (!Number.isInteger(cacheBytes) || cacheBytes < 0) {
     throw new TypeError("cacheBytes: must be a whole number, 0 or more");
   }
@@ -122,8 +125,7 @@ export function toSettings(options: VerifierOptions): Settings {
   if (heartbeat >= maxStaleness) throw new TypeError("maxStaleness: must be longer than heartbeat");
   const timeout = duration("timeout", options.timeout ?? 2_000, 1, LONGEST);
   if (options.fixedTtl !== undefined) {
-    if (watch)
-      throw new TypeError("fixedTtl: is only allowed with watch: false");
+    if (watch) throw new TypeError("fixedTtl: is only allowed with watch: false");
     duration("fixedTtl", options.fixedTtl, 1, LONGEST);
   }
   return {

@@ -26,7 +26,8 @@ export function parseTarget(target: string): readonly Endpoint[] | undefined {
 
 function parseAddressAndPort(text: string): Endpoint | undefined {
   const [, host, port] = HOST_AND_PORT.exec(text) ?? [];
-  if (host === undefined || Number(port) > 65_535 || !URL.canParse(`http://${host}:${port}`)) return undefined;
+  if (host === undefined || port === undefined || Number(port) > 65_535 || !URL.canParse(`http://${host}:${port}`))
+    return undefined;
   return { host: `${host}:${port}`, socketPath: undefined, loopback: isLoopbackHost(host) };
 }
 

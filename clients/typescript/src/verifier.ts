@@ -57,6 +57,7 @@ export class Verifier implements AsyncDisposable {
   /** @throws {TypeError} An option breaks its rule. The server need not be up yet. */
   constructor(options: VerifierOptions);
   /** @internal */
+  // eslint-disable-next-line @typescript-eslint/unified-signatures -- the clock is no part of the published types
   constructor(options: VerifierOptions, clock: Clock);
   constructor(options: VerifierOptions, clock: Clock = systemClock) {
     const settings = toSettings(options);
@@ -77,20 +78,19 @@ export class Verifier implements AsyncDisposable {
         const verification = await this.verify(key, demand);
         return [verification, this.until(key, verification)] as const;
       },
-      freshUntil: () =>
-        settings.fixedTtl === undefined ? this.#streamState.freshUntil : Number.POSITIVE_INFINITY,
+      freshUntil: () => (settings.fixedTtl === undefined ? this.#streamState.freshUntil : Number.POSITIVE_INFINITY),
     };
     this.sessions = new Sessions(part, settings.maxStaleness, clock);
     if (settings.watch && settings.cacheSize > 0 && settings.cacheBytes > 0) {
       const listener = {
         onChange: (keyId: string) => {
           this.#cache.evict(keyId);
-          this.#batcher.detach((key) => peekId(key) === keyId);
+          this.#batcher.detach(keyId);
           this.sessions.changed(keyId);
         },
         onReset: () => {
           this.#cache.clear();
-          this.#batcher.detach(() => true);
+          this.#batcher.detach();
           this.sessions.changed();
         },
       };
@@ -131,8 +131,9 @@ export class Verifier implements AsyncDisposable {
   }
 
   /** Calls {@link close}, for `await using`. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): Promise<void> {
     this.close();
+    return Promise.resolve();
   }
 
   /**

@@ -158,7 +158,10 @@ export class Watcher {
   #sleep(milliseconds: number): Promise<void> {
     const { signal } = this.#closing;
     return new Promise((resolve) => {
-      if (signal.aborted) return resolve();
+      if (signal.aborted) {
+        resolve();
+        return;
+      }
       const done = () => {
         cancel();
         signal.removeEventListener("abort", done);

@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type RequestListener, request } from "node:http";
 import type { AddressInfo } from "node:net";
 import test, { type TestContext } from "node:test";
@@ -11,6 +10,8 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Metadata } from "@grpc/grpc-js";
 import express from "express";
 import fastify from "fastify";
+import { vectors } from "../conformance/facts.js";
+import { isText, list, object, optional } from "../conformance/json.js";
 import * as connectGuard from "../src/guards/connect.js";
 import { credentialOf, type Header, nodeHeaders } from "../src/guards/credential.js";
 import * as expressGuard from "../src/guards/express.js";
@@ -20,15 +21,12 @@ import { ApiKeyService } from "../src/v1.js";
 import { verification } from "../src/verification.js";
 import type { Verifier } from "../src/verifier.js";
 
-interface Row {
-  name: string;
-  headers: Header[];
-  credential?: string;
-  refused?: string;
-}
+const isHeader = (value: unknown): value is Header => Array.isArray(value) && value.length === 2 && value.every(isText);
 
-const url = new URL("../../../../tests/vectors/credentials.json", import.meta.url);
-const ROWS: Row[] = JSON.parse(readFileSync(url, "utf8")).vectors;
+const ROWS = vectors(
+  "credentials",
+  object({ name: isText, headers: list(isHeader), credential: optional(isText), refused: optional(isText) }),
+);
 
 for (const { name, headers, credential, refused } of ROWS) {
   test(`credential: ${name}`, () => {
@@ -62,9 +60,9 @@ test("of grpc-js's headers, several of x-api-key and two kinds are more than one
 class Recorder {
   readonly asked: string[] = [];
 
-  async verify(key: string) {
+  verify(key: string) {
     this.asked.push(key);
-    return verification("VALID", undefined, false);
+    return Promise.resolve(verification("VALID", undefined, false));
   }
 
   get real(): Verifier {
@@ -82,7 +80,7 @@ const SERVICES: Record<string, (t: TestContext, verifier: Verifier, logger: type
   async fastify(t, verifier, logger) {
     const app = fastify();
     app.addHook("onRequest", fastifyGuard.requireApiKey(verifier, { logger }));
-    app.post("/tumbler.v1.ApiKeyService/Get", async () => ({}));
+    app.post("/tumbler.v1.ApiKeyService/Get", () => ({}));
     t.after(() => app.close());
     await app.listen({ port: 0, host: "127.0.0.1" });
     return app.server.address() as AddressInfo;
@@ -111,9 +109,14 @@ async function serve(t: TestContext, listener: RequestListener): Promise<Address
 
 /** Sends a request with exactly these headers, and returns the status. */
 async function ask({ port }: AddressInfo, headers: readonly Header[]): Promise<number | undefined> {
-  const all = [["Host", "127.0.0.1"], ["Connection", "close"], ["Content-Type", "application/json"], ...headers];
+  const all: Header[] = [
+    ["Host", "127.0.0.1"],
+    ["Connection", "close"],
+    ["Content-Type", "application/json"],
+    ...headers,
+  ];
   const asked = request({ port, host: "127.0.0.1", method: "POST", path: "/tumbler.v1.ApiKeyService/Get" });
-  for (const [name, value] of all) if (name !== undefined && value !== undefined) asked.appendHeader(name, value);
+  for (const [name, value] of all) asked.appendHeader(name, value);
   asked.end("{}");
   const [response] = (await once(asked, "response")) as [IncomingMessage];
   response.resume();

@@ -137,7 +137,7 @@ export class FakeServer {
   async #call(requests: VerifyRequest[]): Promise<Reply[]> {
     this.calls.push(requests);
     await this.beforeCall();
-    return Promise.all(requests.map((request) => this.answer(request)));
+    return Promise.all(requests.map(async (request) => this.answer(request)));
   }
 
   #watch(request: WatchRequest, signal: AbortSignal): AsyncIterable<Message> {
@@ -190,7 +190,9 @@ export function denied(code: VerifyCode, keyId = ""): Reply {
 
 /** Waits for a condition that no promise reports, one turn of the event loop at a time. */
 export async function until(condition: () => boolean): Promise<void> {
-  for (const began = performance.now(); !condition(); await turn()) {
-    if (performance.now() - began > 60_000) throw new Error(`never came true: ${condition}`);
+  const began = performance.now();
+  while (!condition()) {
+    if (performance.now() - began > 60_000) throw new Error(`never came true: ${String(condition)}`);
+    await turn();
   }
 }

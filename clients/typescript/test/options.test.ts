@@ -15,7 +15,11 @@ const REFUSED: [string, Partial<VerifierOptions>, RegExp][] = [
   ["a target with a user", { target: "127.0.0.1:1@example.com:50051" }, /^target: must be/],
   ["several targets, and no scheme for them", { target: "127.0.0.1:1,127.0.0.2:2" }, /^target: must be/],
   ["several targets, one of them none", { target: "ipv4:127.0.0.1:1,127.0.0.2" }, /^target: must be/],
-  ["several targets, one of them elsewhere", { target: "ipv4:127.0.0.1:1,192.0.2.1:2" }, /^credentials: the target is not this machine/],
+  [
+    "several targets, one of them elsewhere",
+    { target: "ipv4:127.0.0.1:1,192.0.2.1:2" },
+    /^credentials: the target is not this machine/,
+  ],
   ["a port beyond the last", { target: "localhost:65536" }, /^target: must be/],
   ["an empty key", { apiKey: "" }, /^apiKey: must be/],
   ["a key with a line break", { apiKey: `${APIKEY}\n` }, /^apiKey: must be/],

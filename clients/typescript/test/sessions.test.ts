@@ -165,7 +165,7 @@ test("Ten thousand changes, each told three times, are so many verifications, an
   const world = new World();
   const keys = Array.from({ length: 10_000 }, (_, number) => makeKey(`${number}`));
   for (const key of keys) world.open(key);
-  for (let time = 0; time < 3; time++) keys.forEach((key) => void world.changed(key));
+  for (let time = 0; time < 3; time++) for (const key of keys) world.changed(key);
   let seen = 0;
   while (world.asked.length > 0) {
     const under = world.asked.splice(0);

@@ -5,6 +5,7 @@ import { Agent, createServer, get, type IncomingMessage, type ServerResponse } f
 import { createServer as createHttp2 } from "node:http2";
 import { type AddressInfo, connect as connectTcp } from "node:net";
 import { PassThrough } from "node:stream";
+import { text } from "node:stream/consumers";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -134,7 +135,7 @@ const GRPC: Record<string, Serve> = Object.fromEntries(
   ]),
 );
 
-GRPC["connect"] = async (t, scene, options = {}) => {
+GRPC.connect = async (t, scene, options = {}) => {
   const guard = connectGuard.requireApiKey(scene.verifier, { requiredScopes: ["orders:read"], logger, ...options });
   const handler = connectNodeAdapter({
     interceptors: [guard],
@@ -204,7 +205,13 @@ for (const [name, serve] of Object.entries(GRPC)) {
 const HTTP: Record<string, (t: TestContext, scene: Scene, options?: StreamOptions) => Promise<number>> = {
   async express(t, scene, options = {}) {
     const app = express();
-    app.use(expressGuard.requireApiKey<express.Request>(scene.verifier, { requiredScopes: ["orders:read"], logger, ...options }));
+    app.use(
+      expressGuard.requireApiKey<express.Request>(scene.verifier, {
+        requiredScopes: ["orders:read"],
+        logger,
+        ...options,
+      }),
+    );
     app.get("/stream", (_, response) => {
       const speaking = setInterval(() => response.write("word"), 5);
       response.on("close", () => {
@@ -267,7 +274,7 @@ async function begin(port: number, path: string): Promise<IncomingMessage> {
 /** Reads to the end, and returns whether that was a normal end. */
 async function isWhole(answer: IncomingMessage): Promise<boolean> {
   try {
-    for await (const _ of answer);
+    await text(answer);
     return answer.complete;
   } catch {
     return false;

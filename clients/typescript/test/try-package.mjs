@@ -16,7 +16,9 @@ try {
   const [{ filename, files }] = JSON.parse(
     run("npm", ["pack", "--json", "--silent", "--pack-destination", folder], here),
   );
-  const stray = files.filter(({ path }) => !/^(dist\/.+\.(js|d\.ts)|LICENSE|NOTICE|README\.md|package\.json)$/.test(path));
+  const stray = files.filter(
+    ({ path }) => !/^(dist\/.+\.(js|d\.ts)|LICENSE|NOTICE|README\.md|package\.json)$/.test(path),
+  );
   if (stray.length > 0) throw new Error(`not to be published: ${stray.map(({ path }) => path)}`);
 
   writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module", private: true }));
@@ -41,7 +43,7 @@ try {
   if (said !== expected) throw new Error(`said ${said}`);
 
   const { devDependencies } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"));
-  const peers = ["typescript", "@types/node", "@types/express", "express", "fastify", "@grpc/grpc-js"];
+  const peers = ["@typescript/native", "@types/node", "@types/express", "express", "fastify", "@grpc/grpc-js"];
   npm(...peers.map((name) => `${name}@${devDependencies[name]}`));
   writeFileSync(
     join(folder, "all.ts"),

@@ -1,22 +1,37 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import test from "node:test";
-import { demandOf, factsOf, microsecondsOf } from "../conformance/facts.js";
+import { demandOf, factsOf, isVectorRecord, isVectorRequest, microsecondsOf, vectors } from "../conformance/facts.js";
+import { either, isFlag, isNumber, isText, object, optional } from "../conformance/json.js";
 import { decide } from "../src/decide.js";
-import { peekId, isWellFormed, KEY_PATTERN, parseKey } from "../src/keyformat.js";
+import { isWellFormed, KEY_PATTERN, parseKey, peekId } from "../src/keyformat.js";
 
-function vectors(file: string) {
-  const url = new URL(`../../../../tests/vectors/${file}.json`, import.meta.url);
-  return JSON.parse(readFileSync(url, "utf8")).vectors;
-}
+const isVerdict = object({
+  name: isText,
+  record: optional(isVectorRecord),
+  request: isVectorRequest,
+  now: isText,
+  code: isText,
+});
 
-for (const { name, record, request, now, code } of vectors("verify")) {
+for (const { name, record, request, now, code } of vectors("verify", isVerdict)) {
   test(`verdict: ${name}`, () => {
     assert.equal(decide(record ? factsOf(record) : undefined, demandOf(request), microsecondsOf(now)), code);
   });
 }
 
-for (const { name, key, well_formed, prefix, id } of vectors("keyformat")) {
+/** A text and how often it is repeated. */
+const isRepeat = (value: unknown): value is [string, number] =>
+  Array.isArray(value) && value.length === 2 && isText(value[0]) && isNumber(value[1]);
+
+const isForm = object({
+  name: isText,
+  key: either(isText, object({ repeat: isRepeat })),
+  well_formed: isFlag,
+  prefix: optional(isText),
+  id: optional(isText),
+});
+
+for (const { name, key, well_formed, prefix, id } of vectors("keyformat", isForm)) {
   test(`form: ${name}`, () => {
     const text = typeof key === "string" ? key : key.repeat[0].repeat(key.repeat[1]);
     assert.deepEqual(parseKey(text), well_formed ? { prefix, id } : undefined);

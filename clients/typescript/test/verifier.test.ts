@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import test, { type TestContext } from "node:test";
 import { inspect } from "node:util";
 import { getHeapSnapshot } from "node:v8";
@@ -85,9 +86,7 @@ async function nextStream({ server, clock }: Omit<Scene, "stream">): Promise<Str
 
 /** Returns all text on this process's heap that is long enough to be part of a key. */
 async function heap(): Promise<string> {
-  let text = "";
-  for await (const part of getHeapSnapshot()) text += part;
-  return (text.match(/[0-9A-Za-z_]{40,}/g) ?? []).join("\n");
+  return ((await text(getHeapSnapshot())).match(/[0-9A-Za-z_]{40,}/g) ?? []).join("\n");
 }
 
 /** A gate that calls wait at until the test opens it. */
@@ -140,9 +139,9 @@ test("a call carries what is demanded, and the stream's newest cursor", async (t
   await verifier.verify(KEY, { requiredScopes: ["a", "b"], clientIp: "192.0.2.7", environmentId: "live" });
   const [[request] = []] = server.calls;
   assert.deepEqual(request?.requiredScopes, ["a", "b"]);
-  assert.equal(request?.clientIp, "192.0.2.7");
-  assert.equal(request?.environmentId, "live");
-  assert.deepEqual(request?.consistency?.requirement, { case: "atLeastAsFresh", value: "r1" });
+  assert.equal(request.clientIp, "192.0.2.7");
+  assert.equal(request.environmentId, "live");
+  assert.deepEqual(request.consistency?.requirement, { case: "atLeastAsFresh", value: "r1" });
 });
 
 for (const [name, text] of [
@@ -390,6 +389,7 @@ for (const [name, reply] of [
 
 test("a denial with a code that this library does not know is a denial", async (t) => {
   const { server, verifier } = await listening(t);
+  // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
   server.answer = ({ key }) => valid(key, { valid: false, code: 99 as VerifyCode });
   const { valid: allowed, code } = await verifier.verify(KEY);
   assert.deepEqual({ allowed, code }, { allowed: false, code: "UNSPECIFIED" });
@@ -866,7 +866,7 @@ test("an open stream does not keep the process alive, and a call that waits does
   const wait = door();
   server.beforeCall = wait.pass;
   let said = "";
-  child.stdout.on("data", (data) => {
+  child.stdout.setEncoding("utf8").on("data", (data: string) => {
     said += data;
   });
   await until(() => server.calls.length === 1 && server.watchAttempts === 1);

@@ -6,6 +6,7 @@ import { check, described, type GuardOptions, MISTAKEN, type Refusal, tell } fro
 import { holdResponse } from "./http.js";
 
 declare global {
+  // eslint-disable-next-line @typescript-eslint/no-namespace -- Express itself declares its requests in this namespace
   namespace Express {
     interface Request {
       /** The verification of the key that let this request pass. Set by `requireApiKey`. */
@@ -28,7 +29,8 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
 ): (request: Request, response: ServerResponse, next: () => void) => Promise<void> {
   return async (request, response, next) => {
     try {
-      const peer = request.socket?.remoteAddress;
+      // A request that a test made up may have no socket.
+      const peer = (request.socket as IncomingMessage["socket"] | undefined)?.remoteAddress;
       const result = await check(verifier, options, request, () => nodeHeaders(request), peer);
       if (response.writableEnded || response.destroyed) return;
       if (result.refusal === undefined) {

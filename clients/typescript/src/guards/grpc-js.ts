@@ -36,7 +36,11 @@ export function verified(call: { readonly metadata: Metadata }): Verification | 
  */
 export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}): ServerInterceptor {
   return (method, call) => {
-    const refuse = ({ grpc, text }: Refusal) => call.sendStatus({ code: grpc, details: text });
+    const refuse = ({ grpc, text }: Refusal) => {
+      const code: number = grpc;
+      // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- Connect's enum has the same numbers: gRPC's
+      call.sendStatus({ code, details: text });
+    };
     const streams = method.requestStream || method.responseStream;
     let ended = false;
     let release = () => {};
@@ -48,10 +52,16 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
       // Nothing handles the promise that this returns. If it rejected, the process would end.
       try {
         const guarded: GuardedCall = { path: method.path, metadata };
-        if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
+        if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) {
+          next(metadata);
+          return;
+        }
         const peer = hostOf(call.getPeer());
         const result = await check(verifier, options, guarded, () => headersOf(metadata), peer);
-        if (result.refusal !== undefined) return refuse(result.refusal);
+        if (result.refusal !== undefined) {
+          refuse(result.refusal);
+          return;
+        }
         passed.set(metadata, result.verification);
         if (streams) release = result.hold(end);
         if (!ended) next(metadata);
@@ -61,7 +71,7 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
       }
     };
     const listener = new ServerListenerBuilder()
-      .withOnReceiveMetadata(admit)
+      .withOnReceiveMetadata((metadata, next) => void admit(metadata, next))
       .withOnReceiveMessage((message, next) => {
         if (!ended) next(message);
       })

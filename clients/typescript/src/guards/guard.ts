@@ -1,3 +1,4 @@
+import { Code } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
 import { KEY_PATTERN } from "../keyformat.js";
 import { defaultLogger, type Logger } from "../logger.js";
@@ -41,7 +42,7 @@ export interface Refusal {
   readonly http: number;
   readonly httpHeaders: Readonly<Record<string, string>>;
   /** The gRPC status, the same number in Connect and in grpc-js. */
-  readonly grpc: number;
+  readonly grpc: Code;
   readonly text: string;
 }
 
@@ -49,12 +50,22 @@ const CANNOT_VERIFY = "API keys cannot be verified at the moment";
 const KEY_REQUIRED: Refusal = {
   http: 401,
   httpHeaders: { "www-authenticate": "Bearer" },
-  grpc: 16,
+  grpc: Code.Unauthenticated,
   text: "a valid API key is required",
 };
-const NOT_ALLOWED: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this API key does not allow that" };
-const UNDECIDED: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
-export const MISTAKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
+const NOT_ALLOWED: Refusal = {
+  http: 403,
+  httpHeaders: {},
+  grpc: Code.PermissionDenied,
+  text: "this API key does not allow that",
+};
+const UNDECIDED: Refusal = {
+  http: 503,
+  httpHeaders: { "retry-after": "1" },
+  grpc: Code.Unavailable,
+  text: CANNOT_VERIFY,
+};
+export const MISTAKEN: Refusal = { http: 500, httpHeaders: {}, grpc: Code.Internal, text: CANNOT_VERIFY };
 
 /** Calls `end` when the key that let a stream in is no longer valid. Returns the function to call when it has ended. */
 export type Hold = (end: (refusal: Refusal) => void) => () => void;
@@ -88,7 +99,7 @@ export async function check<Request>(
       clientIp: clientIp ? clientIp(request) : address(peer),
     };
     // A verifier that is not ours, in a test for example, may have no sessions.
-    const sessions: Verifier["sessions"] | undefined = verifier.sessions;
+    const sessions = verifier.sessions as Verifier["sessions"] | undefined;
     const since = sessions?.changeCount;
     const key = found.credential;
     const verification = await verifier.verify(key, demand);

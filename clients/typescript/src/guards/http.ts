@@ -26,6 +26,7 @@ export function holdResponse(request: IncomingMessage, response: ServerResponse,
     if (response.writableFinished || response.destroyed) release();
     else EventEmitter.prototype.once.call(response, "close", release);
   };
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- called below with the response as `this`
   const { writeHead } = response;
   Object.assign(response, {
     writeHead(this: ServerResponse, status: number, ...rest: unknown[]): unknown {
@@ -34,6 +35,7 @@ export function holdResponse(request: IncomingMessage, response: ServerResponse,
     },
   });
   for (const name of ["write", "flushHeaders"] as const) {
+    // eslint-disable-next-line @typescript-eslint/unbound-method -- applied below to the response
     const own = response[name] as (...args: unknown[]) => unknown;
     Object.assign(response, {
       [name](this: ServerResponse, ...args: unknown[]): unknown {
