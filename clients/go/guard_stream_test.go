@@ -281,6 +281,65 @@ func TestAConnectionThatWasTakenOverIsClosed(t *testing.T) {
 	w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
 }
 
+// hijackable is a writer that can be hijacked but not flushed.
+type hijackable struct {
+	http.ResponseWriter
+	http.Hijacker
+}
+
+// unwrapping is a writer of another middleware that has nothing of its own: Unwrap leads to the writer below it.
+type unwrapping struct{ http.ResponseWriter }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// flushing is a writer with the Flush that reports an error, and without http.Flusher's.
+type flushing struct{ http.ResponseWriter }
+
+func (flushing) FlushError() error { return nil }
+
+// The handler's writer can be flushed and hijacked exactly if the server's can.
+func TestTheHandlersWriterCanDoWhatTheServersCan(t *testing.T) {
+	conn, _ := net.Pipe()
+	defer conn.Close()
+	recorder := httptest.NewRecorder()
+	hijacker := &blocked{conn: conn}
+	for name, c := range map[string]struct {
+		writer           http.ResponseWriter
+		flushes, hijacks bool
+	}{
+		"neither":           {opaque{recorder}, false, false},
+		"flushes":           {recorder, true, false},
+		"flushes, by error": {flushing{opaque{recorder}}, true, false},
+		"hijacks":           {hijackable{opaque{recorder}, hijacker}, false, true},
+		"both": {struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Hijacker
+		}{recorder, recorder, hijacker}, true, true},
+		"flushes, below another": {unwrapping{recorder}, true, false},
+		"hijacks, below another": {unwrapping{hijackable{opaque{recorder}, hijacker}}, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &heldResponse{
+				hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: c.writer,
+			}
+			writer := s.wrap()
+			if _, is := writer.(http.Flusher); is != c.flushes {
+				t.Errorf("it is a Flusher: %v", is)
+			}
+			if _, is := writer.(http.Hijacker); is != c.hijacks {
+				t.Errorf("it is a Hijacker: %v", is)
+			}
+			if err := http.NewResponseController(writer).Flush(); (err == nil) != c.flushes {
+				t.Errorf("to flush it: %v", err)
+			}
+			if _, _, err := http.NewResponseController(writer).Hijack(); (err == nil) != c.hijacks {
+				t.Errorf("to hijack it: %v", err)
+			}
+		})
+	}
+}
+
 func TestWithStreamsLeftAloneAnAnswerOutlivesItsKey(t *testing.T) {
 	w, stream := listening(t)
 	done := make(chan struct{})

@@ -193,6 +193,36 @@ func TestAnAnswerIsBrokenOffThoughItsHandlerGoesOn(t *testing.T) {
 	}
 }
 
+// The connection is closed even if another middleware's writer hides it behind Unwrap, and the handler continues.
+func TestAnAnswerBehindAnUnwrappingWriterIsBrokenOff(t *testing.T) {
+	w, stream := listening(t)
+	silent, speak := io.Pipe()
+	defer speak.Close()
+	guard := Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, streaming+1))
+		io.Copy(w, silent)
+	}))
+	answer := begin(t, serveTLS(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		guard.ServeHTTP(unwrapping{w}, r)
+	})))
+	w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
+	broken := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, answer.Body)
+		broken <- err
+	}()
+	select {
+	case err := <-broken:
+		if err == nil {
+			t.Error("it ended as if it were whole")
+		}
+	case <-time.After(patience):
+		t.Error("it goes on")
+	}
+}
+
 // files serves one file. The channel gets a value whenever its handler has returned.
 func files(t *testing.T, w *world, http2 bool, content []byte) (*httptest.Server, <-chan struct{}) {
 	path := filepath.Join(t.TempDir(), "file")

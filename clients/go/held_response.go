@@ -86,7 +86,7 @@ func (s *heldResponse) cut() {
 		return
 	}
 	defer s.mu.Unlock()
-	if _, can := s.writer.(http.Hijacker); !can || s.taken() != nil {
+	if s.taken() != nil {
 		return
 	}
 	if conn, _, err := http.NewResponseController(s.writer).Hijack(); err == nil {
@@ -149,11 +149,11 @@ func (s *heldResponse) taken() net.Conn {
 	return s.conn
 }
 
-// wrap returns the writer for the handler. It is a Flusher if the original writer is one, and also a Hijacker if the
-// original writer is both.
+// wrap returns the writer for the handler. It is a Flusher and a Hijacker exactly if http.ResponseController can flush
+// and hijack the original writer.
 func (s *heldResponse) wrap() http.ResponseWriter {
-	_, flushes := s.writer.(http.Flusher)
-	_, hijacks := s.writer.(http.Hijacker)
+	flushes := reaches[http.Flusher](s.writer) || reaches[interface{ FlushError() error }](s.writer)
+	hijacks := reaches[http.Hijacker](s.writer)
 	plain := &heldWriter{s}
 	switch {
 	case flushes && hijacks:
@@ -167,8 +167,27 @@ func (s *heldResponse) wrap() http.ResponseWriter {
 			*heldWriter
 			heldFlusher
 		}{plain, heldFlusher{s}}
+	case hijacks:
+		return struct {
+			*heldWriter
+			heldHijacker
+		}{plain, heldHijacker{s}}
 	default:
 		return plain
+	}
+}
+
+// reaches reports whether the writer is a T, or wraps one (http.ResponseController explains Unwrap).
+func reaches[T any](writer http.ResponseWriter) bool {
+	for {
+		if _, is := writer.(T); is {
+			return true
+		}
+		wrapping, can := writer.(interface{ Unwrap() http.ResponseWriter })
+		if !can {
+			return false
+		}
+		writer = wrapping.Unwrap()
 	}
 }
 
