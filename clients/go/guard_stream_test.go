@@ -3,6 +3,7 @@ package tumbler
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -22,12 +23,14 @@ import (
 
 // handling is a guarded gRPC service with one bidirectional method. over gets the error that its handler returned.
 type handling struct {
-	begun, over chan error
-	handle      grpc.StreamHandler
+	begun  chan struct{}
+	over   chan error
+	handle grpc.StreamHandler
 }
 
 func (h *handling) serve(t *testing.T, w *world, options ...GRPCOption) grpc.ClientStream {
-	h.begun, h.over = make(chan error, 1), make(chan error, 1)
+	t.Helper()
+	h.begun, h.over = make(chan struct{}, 1), make(chan error, 1)
 	server := grpc.NewServer(grpc.StreamInterceptor(StreamServerInterceptor(w.verifier, options...)))
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "test.Service",
@@ -35,7 +38,7 @@ func (h *handling) serve(t *testing.T, w *world, options ...GRPCOption) grpc.Cli
 		Streams: []grpc.StreamDesc{{
 			StreamName: "Talk", ServerStreams: true, ClientStreams: true,
 			Handler: func(server any, stream grpc.ServerStream) error {
-				h.begun <- nil
+				h.begun <- struct{}{}
 				err := h.handle(server, stream)
 				h.over <- err
 				return err
@@ -75,7 +78,7 @@ func speaks(_ any, stream grpc.ServerStream) error {
 // listens is a handler that receives messages. It returns nil only after an orderly half-close.
 func listens(_ any, stream grpc.ServerStream) error {
 	for {
-		if err := stream.RecvMsg(&emptypb.Empty{}); err == io.EOF {
+		if err := stream.RecvMsg(&emptypb.Empty{}); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -143,7 +146,7 @@ func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.
 				t.Errorf("%d are open", open)
 			}
 			call.CloseSend()
-			if err := call.RecvMsg(&emptypb.Empty{}); err != io.EOF {
+			if err := call.RecvMsg(&emptypb.Empty{}); !errors.Is(err, io.EOF) {
 				t.Errorf("got %v", err)
 			}
 			w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
@@ -153,13 +156,21 @@ func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.
 
 // web serves a handler behind the guard, and returns an answer that has started.
 func web(t *testing.T, w *world, http2 bool, handler http.HandlerFunc, options ...HTTPOption) (*http.Response, error) {
+	t.Helper()
 	server := httptest.NewUnstartedServer(Middleware(w.verifier, options...)(handler))
 	server.EnableHTTP2 = http2
 	server.StartTLS()
 	t.Cleanup(server.CloseClientConnections)
-	request, _ := http.NewRequest("GET", server.URL, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
 	request.Header.Set("X-API-Key", testKey(1, 'a'))
-	return server.Client().Do(request)
+	answer, err := server.Client().Do(request)
+	if err == nil {
+		t.Cleanup(func() { answer.Body.Close() })
+	}
+	return answer, err
 }
 
 func TestAStreamingAnswerIsBrokenOff(t *testing.T) {
@@ -197,7 +208,6 @@ func TestAStreamingAnswerIsBrokenOff(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer answer.Body.Close()
 				w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
 				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
 				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
@@ -257,7 +267,7 @@ func TestAnOrdinaryAnswerRunsToItsEnd(t *testing.T) {
 func TestAConnectionThatWasTakenOverIsClosed(t *testing.T) {
 	w, stream := listening(t)
 	over := make(chan error, 1)
-	answer, err := web(t, w, false, func(w http.ResponseWriter, r *http.Request) {
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) {
 		conn, both, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)

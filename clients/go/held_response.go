@@ -67,12 +67,13 @@ func (s *heldResponse) end() {
 	}()
 }
 
-// expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream.
+// expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream. A writer that knows no
+// deadlines is cut only.
 func (s *heldResponse) expire() {
 	control := http.NewResponseController(s.writer)
 	past := time.Unix(1, 0)
-	control.SetWriteDeadline(past)
-	control.SetReadDeadline(past)
+	_ = control.SetWriteDeadline(past)
+	_ = control.SetReadDeadline(past)
 }
 
 // cut closes the connection, so that the answer does not look complete to the peer. During a write it does nothing: the
@@ -196,7 +197,8 @@ type heldWriter struct{ s *heldResponse }
 func (w *heldWriter) Header() http.Header { return w.s.writer.Header() }
 
 func (w *heldWriter) WriteHeader(status int) {
-	w.s.writing(0, func() error {
+	// Its signature has no error; after the end, the next Write returns it.
+	_ = w.s.writing(0, func() error {
 		w.s.writer.WriteHeader(status)
 		return nil
 	})
@@ -279,7 +281,7 @@ func (w *heldWriter) EnableFullDuplex() error {
 
 type heldFlusher struct{ response *heldResponse }
 
-func (f heldFlusher) Flush() { f.FlushError() }
+func (f heldFlusher) Flush() { _ = f.FlushError() } // the signature has no error
 
 func (f heldFlusher) FlushError() error {
 	f.response.note()
