@@ -145,7 +145,7 @@ func (w *watcher) backoff(err error, failures int) time.Duration {
 		return refusedBackoff
 	}
 	span := min(maxBackoff, firstBackoff<<min(failures, 10))
-	return rand.N(span) + 1
+	return rand.N(span) + 1 //nolint:gosec // a pause is no secret
 }
 
 func (w *watcher) logEnd(ctx context.Context, err error, failures int) {

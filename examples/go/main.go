@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	tumbler "tumbler.dev/go"
 )
@@ -27,7 +28,8 @@ func main() {
 	http.Handle("GET /orders", guarded(http.HandlerFunc(orders)))
 
 	fmt.Println("listening on http://" + listener.Addr().String())
-	log.Print(http.Serve(listener, nil))
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second}
+	log.Print(server.Serve(listener))
 }
 
 func orders(w http.ResponseWriter, r *http.Request) {

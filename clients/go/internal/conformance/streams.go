@@ -63,7 +63,10 @@ func startServices(verifier *tumbler.Verifier, log *slog.Logger) (*services, err
 	}
 	s := &services{
 		grpc: grpc.NewServer(grpc.StreamInterceptor(tumbler.StreamServerInterceptor(verifier, required))),
-		http: &http.Server{Handler: tumbler.Middleware(verifier, required)(http.HandlerFunc(speak))},
+		http: &http.Server{
+			Handler:           tumbler.Middleware(verifier, required)(http.HandlerFunc(speak)),
+			ReadHeaderTimeout: time.Minute,
+		},
 	}
 	tumblerv1.RegisterApiKeyServiceServer(s.grpc, speaker{})
 	go func() {
