@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -98,7 +99,6 @@ func main() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		defer clients[i].Close()
 	}
 	ctx := context.Background()
 	if *header != "" {
@@ -137,7 +137,13 @@ func main() {
 		}()
 	}
 	done.Wait()
-	json.NewEncoder(os.Stdout).Encode(sum(callers, time.Since(began)))
+	total := sum(callers, time.Since(began))
+	for _, client := range clients {
+		client.Close()
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(total); err != nil {
+		log.Fatal(err)
+	}
 }
 
 func call(ctx context.Context, client *grpc.ClientConn, method string, next func() []byte) caller {
@@ -216,7 +222,7 @@ func read(path string) ([][]byte, error) {
 	var messages [][]byte
 	for {
 		var size uint32
-		if err := binary.Read(reader, binary.BigEndian, &size); err == io.EOF {
+		if err := binary.Read(reader, binary.BigEndian, &size); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, err
@@ -228,7 +234,7 @@ func read(path string) ([][]byte, error) {
 		messages = append(messages, message)
 	}
 	if len(messages) == 0 {
-		return nil, fmt.Errorf("no requests in it")
+		return nil, errors.New("no requests in it")
 	}
 	return messages, nil
 }

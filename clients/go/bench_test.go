@@ -27,6 +27,7 @@ func BenchmarkVerifyRemembered(b *testing.B) {
 
 // remembering returns a Verifier that has cached a key.
 func remembering(b *testing.B, change func(*tumblerv1.VerifyResponse)) *Verifier {
+	b.Helper()
 	v, err := NewVerifier("localhost:1", WithAPIKey(ownKey), WithoutWatch(), WithFixedTTL(1<<62))
 	if err != nil {
 		b.Fatal(err)

@@ -22,6 +22,7 @@ type credentialVector struct {
 }
 
 func credentialVectors(t *testing.T) []credentialVector {
+	t.Helper()
 	content, err := os.ReadFile("../../tests/vectors/credentials.json")
 	if err != nil {
 		t.Fatal(err)

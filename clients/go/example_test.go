@@ -56,7 +56,7 @@ func ExampleMiddleware() {
 	}
 	readOrders := tumbler.Middleware(verifier, tumbler.RequireScopes("orders:read"))
 	http.Handle("GET /orders", readOrders(http.HandlerFunc(orders)))
-	log.Fatal(http.ListenAndServe("127.0.0.1:8080", nil))
+	log.Print(http.ListenAndServe("127.0.0.1:8080", nil))
 }
 
 func ExampleUnaryServerInterceptor() {

@@ -272,6 +272,7 @@ func (l *logs) String() string {
 var ownKey = testKey(999, 'k')
 
 func newWorld(t *testing.T, options ...Option) *world {
+	t.Helper()
 	w := &world{
 		T:      t,
 		server: &fakeServer{streams: make(chan *fakeStream)},
@@ -299,6 +300,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 
 // listening returns a world whose Verifier has processed its stream's first heartbeat, and that stream.
 func listening(t *testing.T, options ...Option) (*world, *fakeStream) {
+	t.Helper()
 	w := newWorld(t, options...)
 	stream := w.stream()
 	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"})

@@ -108,5 +108,6 @@ func refuse(w http.ResponseWriter, refused *refusal) {
 		header.Set("Retry-After", "1")
 	}
 	w.WriteHeader(refused.http)
-	json.NewEncoder(w).Encode(map[string]string{"error": refused.text}) // fails only if the caller has disconnected
+	// It fails only if the caller has disconnected.
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": refused.text})
 }

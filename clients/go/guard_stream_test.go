@@ -3,6 +3,7 @@ package tumbler
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -22,12 +23,14 @@ import (
 
 // handling is a guarded gRPC service with one bidirectional method. over gets the error that its handler returned.
 type handling struct {
-	begun, over chan error
-	handle      grpc.StreamHandler
+	begun  chan struct{}
+	over   chan error
+	handle grpc.StreamHandler
 }
 
 func (h *handling) serve(t *testing.T, w *world, options ...GRPCOption) grpc.ClientStream {
-	h.begun, h.over = make(chan error, 1), make(chan error, 1)
+	t.Helper()
+	h.begun, h.over = make(chan struct{}, 1), make(chan error, 1)
 	server := grpc.NewServer(grpc.StreamInterceptor(StreamServerInterceptor(w.verifier, options...)))
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "test.Service",
@@ -35,7 +38,7 @@ func (h *handling) serve(t *testing.T, w *world, options ...GRPCOption) grpc.Cli
 		Streams: []grpc.StreamDesc{{
 			StreamName: "Talk", ServerStreams: true, ClientStreams: true,
 			Handler: func(server any, stream grpc.ServerStream) error {
-				h.begun <- nil
+				h.begun <- struct{}{}
 				err := h.handle(server, stream)
 				h.over <- err
 				return err
@@ -75,7 +78,7 @@ func speaks(_ any, stream grpc.ServerStream) error {
 // listens is a handler that receives messages. It returns nil only after an orderly half-close.
 func listens(_ any, stream grpc.ServerStream) error {
 	for {
-		if err := stream.RecvMsg(&emptypb.Empty{}); err == io.EOF {
+		if err := stream.RecvMsg(&emptypb.Empty{}); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -144,7 +147,7 @@ func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.
 				t.Errorf("%d are open", open)
 			}
 			call.CloseSend()
-			if err := call.RecvMsg(&emptypb.Empty{}); err != io.EOF {
+			if err := call.RecvMsg(&emptypb.Empty{}); !errors.Is(err, io.EOF) {
 				t.Errorf("got %v", err)
 			}
 			w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
@@ -154,13 +157,21 @@ func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.
 
 // web serves a handler behind the guard, and returns an answer that has started.
 func web(t *testing.T, w *world, http2 bool, handler http.HandlerFunc, options ...HTTPOption) (*http.Response, error) {
+	t.Helper()
 	server := httptest.NewUnstartedServer(Middleware(w.verifier, options...)(handler))
 	server.EnableHTTP2 = http2
 	server.StartTLS()
 	t.Cleanup(server.CloseClientConnections)
-	request, _ := http.NewRequest("GET", server.URL, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
 	request.Header.Set("X-API-Key", testKey(1, 'a'))
-	return server.Client().Do(request)
+	answer, err := server.Client().Do(request)
+	if err == nil {
+		t.Cleanup(func() { answer.Body.Close() })
+	}
+	return answer, err
 }
 
 func TestAStreamingAnswerIsBrokenOff(t *testing.T) {
@@ -198,7 +209,6 @@ func TestAStreamingAnswerIsBrokenOff(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer answer.Body.Close()
 				w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
 				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
 				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
@@ -258,7 +268,7 @@ func TestAnOrdinaryAnswerRunsToItsEnd(t *testing.T) {
 func TestAConnectionThatWasTakenOverIsClosed(t *testing.T) {
 	w, stream := listening(t)
 	over := make(chan error, 1)
-	answer, err := web(t, w, false, func(w http.ResponseWriter, r *http.Request) {
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) {
 		conn, both, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -280,6 +290,65 @@ func TestAConnectionThatWasTakenOverIsClosed(t *testing.T) {
 		t.Error("the handler was told nothing")
 	}
 	w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+}
+
+// hijackable is a writer that can be hijacked but not flushed.
+type hijackable struct {
+	http.ResponseWriter
+	http.Hijacker
+}
+
+// unwrapping is a writer of another middleware that has nothing of its own: Unwrap leads to the writer below it.
+type unwrapping struct{ http.ResponseWriter }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// flushing is a writer with the Flush that reports an error, and without http.Flusher's.
+type flushing struct{ http.ResponseWriter }
+
+func (flushing) FlushError() error { return nil }
+
+// The handler's writer can be flushed and hijacked exactly if the server's can.
+func TestTheHandlersWriterCanDoWhatTheServersCan(t *testing.T) {
+	conn, _ := net.Pipe()
+	defer conn.Close()
+	recorder := httptest.NewRecorder()
+	hijacker := &blocked{conn: conn}
+	for name, c := range map[string]struct {
+		writer           http.ResponseWriter
+		flushes, hijacks bool
+	}{
+		"neither":           {opaque{recorder}, false, false},
+		"flushes":           {recorder, true, false},
+		"flushes, by error": {flushing{opaque{recorder}}, true, false},
+		"hijacks":           {hijackable{opaque{recorder}, hijacker}, false, true},
+		"both": {struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Hijacker
+		}{recorder, recorder, hijacker}, true, true},
+		"flushes, below another": {unwrapping{recorder}, true, false},
+		"hijacks, below another": {unwrapping{hijackable{opaque{recorder}, hijacker}}, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &heldResponse{
+				hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: c.writer,
+			}
+			writer := s.wrap()
+			if _, is := writer.(http.Flusher); is != c.flushes {
+				t.Errorf("it is a Flusher: %v", is)
+			}
+			if _, is := writer.(http.Hijacker); is != c.hijacks {
+				t.Errorf("it is a Hijacker: %v", is)
+			}
+			if err := http.NewResponseController(writer).Flush(); (err == nil) != c.flushes {
+				t.Errorf("to flush it: %v", err)
+			}
+			if _, _, err := http.NewResponseController(writer).Hijack(); (err == nil) != c.hijacks {
+				t.Errorf("to hijack it: %v", err)
+			}
+		})
+	}
 }
 
 func TestWithStreamsLeftAloneAnAnswerOutlivesItsKey(t *testing.T) {

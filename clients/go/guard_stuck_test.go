@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,11 +29,11 @@ import (
 type opaque struct{ http.ResponseWriter }
 
 // floods writes until a write fails.
-func floods(w io.Writer) error {
+func floods(w io.Writer) {
 	part := make([]byte, 1<<20)
 	for {
 		if _, err := w.Write(part); err != nil {
-			return err
+			return
 		}
 	}
 }
@@ -40,7 +41,10 @@ func floods(w io.Writer) error {
 // begin sends a request, and returns when its answer has started. It does not read the body.
 func begin(t *testing.T, server *httptest.Server) *http.Response {
 	t.Helper()
-	request, _ := http.NewRequest("GET", server.URL, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
 	request.Header.Set("X-API-Key", testKey(1, 'a'))
 	answer, err := server.Client().Do(request)
 	if err != nil {
@@ -51,6 +55,7 @@ func begin(t *testing.T, server *httptest.Server) *http.Response {
 }
 
 func serveTLS(t *testing.T, http2 bool, handler http.Handler) *httptest.Server {
+	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.EnableHTTP2 = http2
 	server.StartTLS()
@@ -135,7 +140,7 @@ func (f full) Handle(_ context.Context, record slog.Record) error {
 func TestAStuckLogHoldsUpNoEnd(t *testing.T) {
 	free := make(chan struct{})
 	defer close(free)
-	w, stream := listening(t, WithLogger(slog.New(full{slog.NewTextHandler(io.Discard, nil), free})))
+	w, stream := listening(t, WithLogger(slog.New(full{slog.DiscardHandler, free})))
 	calls := make([]grpc.ClientStream, 3)
 	for one := range calls {
 		h := &handling{handle: waits}
@@ -193,18 +198,49 @@ func TestAnAnswerIsBrokenOffThoughItsHandlerGoesOn(t *testing.T) {
 	}
 }
 
-// files serves one file. The channel gets a value whenever its handler has returned.
-func files(t *testing.T, w *world, http2 bool, content []byte) (*httptest.Server, <-chan struct{}) {
+// The connection is closed even if another middleware's writer hides it behind Unwrap, and the handler continues.
+func TestAnAnswerBehindAnUnwrappingWriterIsBrokenOff(t *testing.T) {
+	w, stream := listening(t)
+	silent, speak := io.Pipe()
+	defer speak.Close()
+	guard := Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, streaming+1))
+		io.Copy(w, silent)
+	}))
+	answer := begin(t, serveTLS(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		guard.ServeHTTP(unwrapping{w}, r)
+	})))
+	w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
+	broken := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, answer.Body)
+		broken <- err
+	}()
+	select {
+	case err := <-broken:
+		if err == nil {
+			t.Error("it ended as if it were whole")
+		}
+	case <-time.After(patience):
+		t.Error("it goes on")
+	}
+}
+
+// files serves one file. over gets a value whenever its handler has returned.
+func files(t *testing.T, w *world, http2 bool, content []byte) (server *httptest.Server, over <-chan struct{}) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	over := make(chan struct{}, 1)
+	returned := make(chan struct{}, 1)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() { over <- struct{}{} }()
+		defer func() { returned <- struct{}{} }()
 		http.ServeFile(w, r, path)
 	})
-	return serveTLS(t, http2, Middleware(w.verifier)(handler)), over
+	return serveTLS(t, http2, Middleware(w.verifier)(handler)), returned
 }
 
 func TestAFileThatIsLongIsBrokenOff(t *testing.T) {
@@ -242,7 +278,7 @@ func TestAFileOverAnUnencryptedConnectionIsBrokenOff(t *testing.T) {
 // A file arrives complete, over TLS and over plaintext.
 func TestAFileIsServedWhole(t *testing.T) {
 	for _, size := range []int{0, 1, streaming, streaming + 1, 3*streaming + 7} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
+		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			content := bytes.Repeat([]byte("0123456789abcde"), size/15+1)[:size]
 			w, _ := listening(t)
 			tls, over := files(t, w, false, content)
@@ -328,7 +364,7 @@ func TestAWriteThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	if n := <-wrote; n != streaming {
 		t.Errorf("%d bytes were written", n)
 	}
-	if _, err := caller.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := caller.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the caller sees %v", err)
 	}
 }
@@ -351,7 +387,9 @@ func TestAPartOfAFileThatOutlivesTheKeyIsTheLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	file.Truncate(3 * streaming)
+	if err := file.Truncate(3 * streaming); err != nil {
+		t.Fatal(err)
+	}
 	writer := &direct{ResponseWriter: httptest.NewRecorder()}
 	s := &heldResponse{
 		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,

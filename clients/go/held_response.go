@@ -67,12 +67,13 @@ func (s *heldResponse) end() {
 	}()
 }
 
-// expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream.
+// expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream. A writer that knows no
+// deadlines is cut only.
 func (s *heldResponse) expire() {
 	control := http.NewResponseController(s.writer)
 	past := time.Unix(1, 0)
-	control.SetWriteDeadline(past)
-	control.SetReadDeadline(past)
+	_ = control.SetWriteDeadline(past)
+	_ = control.SetReadDeadline(past)
 }
 
 // cut closes the connection, so that the answer does not look complete to the peer. During a write it does nothing: the
@@ -86,7 +87,7 @@ func (s *heldResponse) cut() {
 		return
 	}
 	defer s.mu.Unlock()
-	if _, can := s.writer.(http.Hijacker); !can || s.taken() != nil {
+	if s.taken() != nil {
 		return
 	}
 	if conn, _, err := http.NewResponseController(s.writer).Hijack(); err == nil {
@@ -149,11 +150,11 @@ func (s *heldResponse) taken() net.Conn {
 	return s.conn
 }
 
-// wrap returns the writer for the handler. It is a Flusher if the original writer is one, and also a Hijacker if the
-// original writer is both.
+// wrap returns the writer for the handler. It is a Flusher and a Hijacker exactly if http.ResponseController can flush
+// and hijack the original writer.
 func (s *heldResponse) wrap() http.ResponseWriter {
-	_, flushes := s.writer.(http.Flusher)
-	_, hijacks := s.writer.(http.Hijacker)
+	flushes := reaches[http.Flusher](s.writer) || reaches[interface{ FlushError() error }](s.writer)
+	hijacks := reaches[http.Hijacker](s.writer)
 	plain := &heldWriter{s}
 	switch {
 	case flushes && hijacks:
@@ -167,8 +168,27 @@ func (s *heldResponse) wrap() http.ResponseWriter {
 			*heldWriter
 			heldFlusher
 		}{plain, heldFlusher{s}}
+	case hijacks:
+		return struct {
+			*heldWriter
+			heldHijacker
+		}{plain, heldHijacker{s}}
 	default:
 		return plain
+	}
+}
+
+// reaches reports whether the writer is a T, or wraps one (http.ResponseController explains Unwrap).
+func reaches[T any](writer http.ResponseWriter) bool {
+	for {
+		if _, is := writer.(T); is {
+			return true
+		}
+		wrapping, can := writer.(interface{ Unwrap() http.ResponseWriter })
+		if !can {
+			return false
+		}
+		writer = wrapping.Unwrap()
 	}
 }
 
@@ -177,7 +197,8 @@ type heldWriter struct{ s *heldResponse }
 func (w *heldWriter) Header() http.Header { return w.s.writer.Header() }
 
 func (w *heldWriter) WriteHeader(status int) {
-	w.s.writing(0, func() error {
+	// Its signature has no error; after the end, the next Write returns it.
+	_ = w.s.writing(0, func() error {
 		w.s.writer.WriteHeader(status)
 		return nil
 	})
@@ -260,7 +281,7 @@ func (w *heldWriter) EnableFullDuplex() error {
 
 type heldFlusher struct{ response *heldResponse }
 
-func (f heldFlusher) Flush() { f.FlushError() }
+func (f heldFlusher) Flush() { _ = f.FlushError() } // the signature has no error
 
 func (f heldFlusher) FlushError() error {
 	f.response.note()

@@ -147,17 +147,22 @@ func TestNoWayOfPrintingShowsAKey(t *testing.T) {
 		return nil, status.Error(codes.Internal, "no")
 	})
 	_, failure := w.verifier.Verify(context.Background(), testKey(2, 'a'))
-	asJSON, _ := json.Marshal([]any{w.verifier, found})
+	asJSON, err := json.Marshal([]any{w.verifier, found})
+	if err != nil {
+		t.Fatal(err)
+	}
 	log := slog.New(slog.NewJSONHandler(w.logs, nil))
 	log.Info("printed", "verifier", w.verifier, "found", found, "failure", failure)
-	text := string(asJSON) + w.logs.String() + failure.Error()
+	var text strings.Builder
+	text.WriteString(string(asJSON) + w.logs.String() + failure.Error())
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
-		text += fmt.Sprintf(verb, w.verifier) + fmt.Sprintf(verb, *found) + fmt.Sprintf(verb, WithAPIKey(ownKey))
-		text += fmt.Sprintf(verb, newBearer(ownKey, true)) + fmt.Sprintf(verb, failure)
+		for _, shown := range []any{w.verifier, *found, WithAPIKey(ownKey), newBearer(ownKey, true), failure} {
+			fmt.Fprintf(&text, verb, shown)
+		}
 	}
 	for _, key := range []string{presented, testKey(2, 'a'), ownKey, fmt.Sprintf("%x", ownKey)} {
-		if strings.Contains(text, key[20:40]) {
-			t.Errorf("a key shows in %s", text)
+		if strings.Contains(text.String(), key[20:40]) {
+			t.Errorf("a key shows in %s", text.String())
 		}
 	}
 }

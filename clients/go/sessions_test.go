@@ -63,9 +63,10 @@ type holding struct {
 	asks   chan *asked
 }
 
-func newHolding(t *testing.T, options ...Option) *holding {
+func newHolding(t *testing.T) *holding {
+	t.Helper()
 	h := &holding{asks: make(chan *asked, 20_000)}
-	h.world, h.stream = listening(t, options...)
+	h.world, h.stream = listening(t)
 	h.sessions = h.verifier.sessions
 	over := make(chan struct{})
 	t.Cleanup(func() { close(over) }) // a pending verification must not keep the Verifier from closing

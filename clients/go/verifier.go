@@ -160,4 +160,4 @@ func (v *Verifier) Close() error {
 }
 
 // Format prints only the type's name with every verb, so that no verb shows a secret.
-func (v *Verifier) Format(f fmt.State, _ rune) { io.WriteString(f, "tumbler.Verifier") }
+func (v *Verifier) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "tumbler.Verifier") }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -144,7 +145,7 @@ func TestARecordIsNotRememberedPastItsTimeToLive(t *testing.T) {
 	w.expect(CodeValid, false, testKey(1, 'a'))
 	for second := range 59 {
 		w.clock.advance(time.Second)
-		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
+		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: strconv.Itoa(second)})
 	}
 	w.expect(CodeValid, true, testKey(1, 'a'))
 	w.clock.advance(time.Second)
@@ -381,7 +382,8 @@ func TestAServerThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
 	w, _ := listening(t)
 	attempts := 0
 	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
-		if attempts++; attempts < 3 {
+		attempts++
+		if attempts < 3 {
 			return nil, status.Error(codes.Unavailable, "in a moment")
 		}
 		return goodAnswer(request), nil

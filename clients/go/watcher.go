@@ -70,7 +70,7 @@ func (w *watcher) followStream(ctx context.Context) error {
 		return w.clock.afterFunc(maxSilence(w.heartbeat), func() { giveUp(errSilent) })
 	}
 	stop := startTimer()
-	defer func() { stop() }()
+	defer func() { stop() }() //nolint:gocritic // deferUnlambda: stop is replaced with each message
 	cursor, requestedAt := w.cache.position().cursor, w.clock.now()
 	stream, err := w.service.Watch(ctx, &tumblerv1.WatchRequest{
 		ProjectId:         w.project,
@@ -145,7 +145,7 @@ func (w *watcher) backoff(err error, failures int) time.Duration {
 		return refusedBackoff
 	}
 	span := min(maxBackoff, firstBackoff<<min(failures, 10))
-	return rand.N(span) + 1
+	return rand.N(span) + 1 //nolint:gosec // a pause is no secret
 }
 
 func (w *watcher) logEnd(ctx context.Context, err error, failures int) {

@@ -3,7 +3,7 @@ package tumbler
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -355,7 +355,7 @@ func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
 	w.verifyMeanwhile(testKey(1, 'a'), func() {
 		for second := range 59 {
 			w.clock.advance(time.Second)
-			w.deliver(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
+			w.deliver(stream, &tumblerv1.WatchResponse{Cursor: strconv.Itoa(second)})
 		}
 	})
 	w.expect(CodeValid, true, testKey(1, 'a'))
@@ -365,13 +365,14 @@ func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
 
 func TestTheChangesThatAreKeptAreTheLatest(t *testing.T) {
 	kept := newChanges()
+	id := func(revision int64) string { return strconv.FormatInt(revision%10, 10) }
 	for revision := range int64(3 * maxChanges) {
-		kept.note(fmt.Sprint(revision%10), revision)
+		kept.note(id(revision), revision)
 	}
 	if len(kept.revisions) != 10 || kept.revisionFloor != 2*maxChanges-1 {
 		t.Errorf("%d keys are kept, and %d dropped", len(kept.revisions), kept.revisionFloor)
 	}
-	if newest := int64(3*maxChanges - 1); kept.after(fmt.Sprint(newest%10), newest) || !kept.after(fmt.Sprint(newest%10), newest-1) {
+	if newest := int64(3*maxChanges - 1); kept.after(id(newest), newest) || !kept.after(id(newest), newest-1) {
 		t.Error("the newest revision of a key is not what counts")
 	}
 }

@@ -8,11 +8,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	tumbler "tumbler.dev/go"
 )
 
 func main() {
+	listener, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	verifier, err := tumbler.NewVerifier(os.Getenv("TUMBLER_ENDPOINT"), tumbler.WithAPIKey(os.Getenv("TUMBLER_API_KEY")))
 	if err != nil {
 		log.Fatal(err)
@@ -22,16 +27,15 @@ func main() {
 	guarded := tumbler.Middleware(verifier, tumbler.RequireScopes("orders:read"))
 	http.Handle("GET /orders", guarded(http.HandlerFunc(orders)))
 
-	listener, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
-	if err != nil {
-		log.Fatal(err)
-	}
 	fmt.Println("listening on http://" + listener.Addr().String())
-	log.Print(http.Serve(listener, nil))
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second}
+	log.Print(server.Serve(listener))
 }
 
 func orders(w http.ResponseWriter, r *http.Request) {
 	caller, _ := tumbler.FromContext(r.Context())
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(map[string]any{"orders": []string{}, "owner": caller.OwnerID})
+	if err := json.NewEncoder(w).Encode(map[string]any{"orders": []string{}, "owner": caller.OwnerID}); err != nil {
+		log.Print(err)
+	}
 }

@@ -19,6 +19,7 @@ type vector struct {
 
 // text returns the vector's key, which is either a text or {"repeat": [text, n]}.
 func (v vector) text(t *testing.T) string {
+	t.Helper()
 	var text string
 	if json.Unmarshal(v.Key, &text) == nil {
 		return text
@@ -40,6 +41,7 @@ func (v vector) text(t *testing.T) string {
 }
 
 func vectors(t *testing.T) []vector {
+	t.Helper()
 	content, err := os.ReadFile("../../../tests/vectors/keyformat.json")
 	if err != nil {
 		t.Fatal(err)

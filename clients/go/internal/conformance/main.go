@@ -65,7 +65,9 @@ func (p *program) serve(in io.Reader, out io.Writer) error {
 			}
 			writing.Lock()
 			defer writing.Unlock()
-			answers.Encode(answer)
+			if err := answers.Encode(answer); err != nil {
+				p.log.Error("an answer was not written", "error", err)
+			}
 		}()
 	}
 	p.mu.Lock()
@@ -458,11 +460,10 @@ func (p *program) wellFormed(raw []byte) (reply, error) {
 	if err := json.Unmarshal(raw, &args); err != nil {
 		return nil, err
 	}
-	key, err := keyformat.Parse(args.Key)
-	if err != nil {
-		return reply{"well_formed": false}, nil
+	if key, err := keyformat.Parse(args.Key); err == nil {
+		return reply{"well_formed": true, "prefix": key.Prefix, "key_id": key.ID}, nil
 	}
-	return reply{"well_formed": true, "prefix": key.Prefix, "key_id": key.ID}, nil
+	return reply{"well_formed": false}, nil
 }
 
 func (p *program) size([]byte) (reply, error) {

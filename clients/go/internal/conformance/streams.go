@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -29,7 +31,7 @@ func (p *program) serveStreams([]byte) (reply, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.services == nil {
-		if p.services, err = startServices(verifier); err != nil {
+		if p.services, err = startServices(verifier, p.log); err != nil {
 			return nil, err
 		}
 	}
@@ -49,7 +51,7 @@ func (speaker) Watch(_ *tumblerv1.WatchRequest, stream grpc.ServerStreamingServe
 	}
 }
 
-func startServices(verifier *tumbler.Verifier) (*services, error) {
+func startServices(verifier *tumbler.Verifier, log *slog.Logger) (*services, error) {
 	required := tumbler.RequireScopes("orders:read")
 	byGRPC, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,11 +63,22 @@ func startServices(verifier *tumbler.Verifier) (*services, error) {
 	}
 	s := &services{
 		grpc: grpc.NewServer(grpc.StreamInterceptor(tumbler.StreamServerInterceptor(verifier, required))),
-		http: &http.Server{Handler: tumbler.Middleware(verifier, required)(http.HandlerFunc(speak))},
+		http: &http.Server{
+			Handler:           tumbler.Middleware(verifier, required)(http.HandlerFunc(speak)),
+			ReadHeaderTimeout: time.Minute,
+		},
 	}
 	tumblerv1.RegisterApiKeyServiceServer(s.grpc, speaker{})
-	go s.grpc.Serve(byGRPC)
-	go s.http.Serve(byHTTP)
+	go func() {
+		if err := s.grpc.Serve(byGRPC); err != nil {
+			log.Error("gRPC is no longer served", "error", err)
+		}
+	}()
+	go func() {
+		if err := s.http.Serve(byHTTP); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("HTTP is no longer served", "error", err)
+		}
+	}()
 	port := func(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
 	s.told = reply{"grpc": reply{"grpc": port(byGRPC)}, "http": reply{"net/http": port(byHTTP)}}
 	return s, nil

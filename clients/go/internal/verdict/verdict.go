@@ -72,13 +72,13 @@ func (d *Demand) Excludes(projectID string) bool {
 // Networks parses a key's allowed_cidrs. An entry that cannot be parsed stays in the list and contains no address:
 // otherwise a key could become usable from anywhere because this client does not understand its networks.
 func Networks(cidrs []string) []netip.Prefix {
-	var networks []netip.Prefix
-	for _, cidr := range cidrs {
+	networks := make([]netip.Prefix, len(cidrs))
+	for place, cidr := range cidrs {
 		network, err := netip.ParsePrefix(cidr)
 		if address, notAddress := netip.ParseAddr(cidr); err != nil && notAddress == nil && address.Zone() == "" {
 			network = netip.PrefixFrom(address, address.BitLen())
 		}
-		networks = append(networks, network)
+		networks[place] = network
 	}
 	return networks
 }
@@ -109,10 +109,10 @@ func anyGrants(granted []string, required string) bool {
 }
 
 func grants(granted, required string) bool {
-	switch {
-	case granted == required:
+	switch granted {
+	case required:
 		return true
-	case granted == "*":
+	case "*":
 		return !strings.HasPrefix(required, reserved)
 	default:
 		return strings.HasSuffix(granted, ":*") && strings.HasPrefix(required, granted[:len(granted)-1])
