@@ -69,8 +69,19 @@ export class Verifier implements AsyncDisposable {
     this.#streamState = new StreamState(settings.maxStaleness, settings.heartbeat);
     this.#service = new Service(settings);
     const [project = ""] = settings.projects.length === 1 ? settings.projects : [];
-    this.#batcher = new Batcher(this.#service, this.#streamState, project, settings.timeout, clock, (key, raw) =>
-      this.#checkAnswer(key, raw),
+    const onReset = () => {
+      this.#cache.clear();
+      this.#batcher.detach(() => true);
+      this.sessions.changed();
+    };
+    this.#batcher = new Batcher(
+      this.#service,
+      this.#streamState,
+      project,
+      settings.timeout,
+      clock,
+      (key, raw) => this.#checkAnswer(key, raw),
+      onReset,
     );
     const part = {
       verify: async (key: string, demand: VerifyOptions) => {
@@ -88,11 +99,7 @@ export class Verifier implements AsyncDisposable {
           this.#batcher.detach((key) => peekId(key) === keyId);
           this.sessions.changed(keyId);
         },
-        onReset: () => {
-          this.#cache.clear();
-          this.#batcher.detach(() => true);
-          this.sessions.changed();
-        },
+        onReset,
       };
       const { heartbeat, logger } = settings;
       this.#watcher = new Watcher(this.#service, this.#streamState, listener, project, heartbeat, clock, logger);
@@ -203,7 +210,7 @@ export class Verifier implements AsyncDisposable {
    * @throws {UnavailableError} It is about another key, or contradicts itself.
    * @throws {NotAllowedError} The verifier's own key sees all projects, and none was named.
    */
-  #checkAnswer(key: string, { response, sentAt, generation }: RawAnswer): Answer {
+  #checkAnswer(key: string, { response, sentAt, cursor, generation }: RawAnswer): Answer {
     const keyId = peekId(key);
     const { projects, projectsSet } = this.#settings;
     if (response.anyProject && !projectsSet) throw new NotAllowedError(PROJECT_REQUIRED);
@@ -229,10 +236,10 @@ export class Verifier implements AsyncDisposable {
       return answer;
     }
     const isCacheable =
-      generation !== undefined &&
-      (!this.#settings.watch ||
-        (this.#streamState.isFresh(this.#clock.now()) &&
-          this.#streamState.admits(keyId, response.revision, generation)));
+      !this.#settings.watch ||
+      (cursor !== "" &&
+        this.#streamState.isFresh(this.#clock.now()) &&
+        this.#streamState.admits(keyId, response.revision, generation));
     if (isCacheable) {
       const expiresAt = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
       if (!this.#closed && this.#clock.now() < expiresAt) {

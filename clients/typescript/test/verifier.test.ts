@@ -808,6 +808,44 @@ test("a caller is not blamed for a cursor that the server does not know", async 
   assert.equal(server.calls.at(-1)?.[0]?.consistency?.requirement.case, "fullyConsistent");
 });
 
+test("if a call without the cursor succeeds, everything is forgotten, and nothing remembered until a heartbeat", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(KEY);
+  server.answer = ({ key, consistency }) => {
+    if (consistency?.requirement.value === "r1") throw new ConnectError("consistency", Code.InvalidArgument);
+    return valid(key);
+  };
+  assert.equal((await verifier.verify(OTHER)).code, "VALID");
+  assert.equal(verifier.remembered, 0);
+  await verifier.verify(KEY);
+  assert.equal(verifier.remembered, 0);
+  stream.send({ cursor: "r2", streamAge: {} });
+  await untilAsync(async () => (await verifier.verify(KEY)).cached);
+});
+
+test("a refused cursor from which the stream has moved on costs no memory", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  const changing = makeKey("c");
+  await verifier.verify(KEY);
+  await verifier.verify(changing);
+  const refusing = door();
+  server.answer = async ({ key, consistency }) => {
+    if (consistency?.requirement.value === "r1") {
+      await refusing.pass();
+      throw new ConnectError("consistency", Code.InvalidArgument);
+    }
+    return valid(key);
+  };
+  const verified = verifier.verify(OTHER);
+  await until(() => server.calls.length === 3);
+  stream.changed(idOf(changing), 2);
+  await until(() => verifier.remembered === 1);
+  refusing.open();
+  assert.equal((await verified).code, "VALID");
+  assert.equal(verifier.remembered, 1);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+});
+
 test("without the stream nothing is remembered", async (t) => {
   const { server, verifier } = await open(t, { watch: false });
   await verifier.verify(KEY);
