@@ -36,7 +36,7 @@ _KINDS = {
 }
 
 
-class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
+class RequireKey(Guard, grpc.ServerInterceptor):
     """Lets a call pass only with a key that the verifier (a `tumbler.Verifier`) accepts."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:

@@ -26,7 +26,7 @@ from tumbler.guards.grpc import _KINDS
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
 
 
-class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
+class RequireKey(Guard, grpc.aio.ServerInterceptor):
     """Lets a call pass only with a key that the verifier (a `tumbler.aio.Verifier`) accepts."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
