@@ -56,7 +56,7 @@ class Accepting:
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on an address, and return the port, or 0 if that fails."""
-        secure = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # grpc's own servers take them the same way
+        secure = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # as grpc's servers do
         try:
             return int(self._server.add_http2_port(address.encode(), *secure))
         except RuntimeError:
