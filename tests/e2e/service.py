@@ -102,11 +102,11 @@ class Client:
         with refusals():
             return getattr(self.stub, method)(request, metadata=self.metadata, timeout=timeout)
 
-    def begin(self, method: str, request: Message) -> grpc.Future:
+    def begin(self, method: str, request: Message) -> "grpc.Future[Any]":
         """Start an RPC without waiting for the response."""
         return getattr(self.stub, method).future(request, metadata=self.metadata, timeout=PATIENCE)
 
-    def ask_reflection(self, **question: str) -> reflection_pb2.ServerReflectionResponse:
+    def ask_reflection(self, **question: Any) -> reflection_pb2.ServerReflectionResponse:
         """Send one reflection request and return the response. By default, list the services."""
         stub = reflection_pb2_grpc.ServerReflectionStub(self.channel)
         request = reflection_pb2.ServerReflectionRequest(**(question or {"list_services": ""}))
@@ -245,7 +245,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as failure:
-        raise Refused(failure.code(), failure.details(), failure.trailing_metadata()) from None
+        raise Refused(failure.code(), failure.details() or "", failure.trailing_metadata()) from None
 
 
 class Service(Client):
