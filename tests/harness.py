@@ -127,7 +127,7 @@ class Refused(Exception):
         raise AssertionError(f"no {message.DESCRIPTOR.name} in the details of {self}")
 
 
-class _Aborted(Exception):
+class Aborted(Exception):
     """The exception that ``abort`` raises, as gRPC's does."""
 
 
@@ -170,7 +170,7 @@ class Context:
 
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         self.code, self.details = code, details
-        raise _Aborted
+        raise Aborted
 
 
 _loop: list[LoopThread] = []
@@ -205,7 +205,7 @@ async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer
             await streaming
         streaming.cancel()
         return await first
-    except _Aborted:
+    except Aborted:
         raise Refused(context.code, context.details, context.trailing) from None
 
 

@@ -99,9 +99,12 @@ def live(domain: Domain, clock: FrozenClock) -> None:
         "next_attempt_time": clock.now,
     }
     server = ServerRow.insert(name="host/1/a", pepper_ids="0", beat=1, seen_time=clock.now)
-    domain.store.write_serialized(
-        lambda transaction: [transaction.run(each) for each in (DeliveryRow.insert(**delivery), server)]
-    )
+
+    def insert(transaction: Transaction) -> None:
+        for each in (DeliveryRow.insert(**delivery), server):
+            transaction.run(each)
+
+    domain.store.write_serialized(insert)
 
 
 Rows = dict[type[peewee.Model], list[dict[str, Any]]]

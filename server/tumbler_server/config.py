@@ -419,7 +419,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = _made(group, given)
         command(**given)
 
-    with_settings.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
+    with_settings.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]  # typer reads it
     with_settings.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return with_settings
 

@@ -8,7 +8,9 @@ import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,18 @@ class StoreUnavailable(TumblerError):
         )
         self.cause = cause
         self.said = said
+
+
+def own(failure: E) -> E:
+    """Return a copy of a failure that several callers share, for one of them to raise.
+
+    Whoever raises an exception adds to its traceback, and ``rpc.status`` clears that at the end. With one exception for
+    all, callers would hold one another's frames, and the log would name no place.
+    """
+    copy = type(failure).__new__(type(failure), *failure.args)
+    copy.__dict__.update(failure.__dict__)
+    copy.__cause__ = failure.__cause__
+    return copy.with_traceback(failure.__traceback__)
 
 
 def may_have_changed(failure: BaseException) -> bool:

@@ -64,7 +64,7 @@ def configure(level: str = "info", form: str = "") -> None:
     # gRPC would log each header that is not UTF-8, with a traceback. A caller without a key can send hundreds of them
     # in as many bytes, and writing them would block the loop.
     library = logging.getLogger(_GRPC)
-    library.exception = functools.partial(_unless_it_is_a_header, library)  # type: ignore[method-assign]
+    library.exception = functools.partial(_unless_it_is_a_header, library)  # type: ignore[method-assign]  # on purpose
 
 
 _ABOUT_THE_LOST = 128

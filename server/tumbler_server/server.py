@@ -401,7 +401,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
         # gRPC would only report later that it cannot listen.
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca)
-        context.load_cert_chain(tls.cert, tls.key, password="")  # type: ignore[arg-type]
+        context.load_cert_chain(tls.cert, tls.key, password="")  # type: ignore[arg-type]  # likewise
     except ssl.SSLError:
         raise SetupError("a TLS file is not PEM, or the certificate and the private key do not match") from None
     except OSError as failure:

@@ -90,7 +90,7 @@ class Client:
             if credentials is None
             else grpc.secure_channel(target, credentials, OWN_CONNECTION)
         )
-        self._stub = ApiKeyServiceStub(self.channel)
+        self.stub = ApiKeyServiceStub(self.channel)
         self.metadata = (("authorization", f"Bearer {key}"),) if key else ()
 
     def close(self) -> None:
@@ -100,13 +100,13 @@ class Client:
     def call(self, method: str, request: Message, timeout: float = PATIENCE) -> Any:
         """Call an RPC and return the response. Raises ``Refused`` if the call ends with an error status."""
         with refusals():
-            return getattr(self._stub, method)(request, metadata=self.metadata, timeout=timeout)
+            return getattr(self.stub, method)(request, metadata=self.metadata, timeout=timeout)
 
-    def begin(self, method: str, request: Message) -> grpc.Future:
+    def begin(self, method: str, request: Message) -> "grpc.Future[Any]":
         """Start an RPC without waiting for the response."""
-        return getattr(self._stub, method).future(request, metadata=self.metadata, timeout=PATIENCE)
+        return getattr(self.stub, method).future(request, metadata=self.metadata, timeout=PATIENCE)
 
-    def ask_reflection(self, **question: str) -> reflection_pb2.ServerReflectionResponse:
+    def ask_reflection(self, **question: Any) -> reflection_pb2.ServerReflectionResponse:
         """Send one reflection request and return the response. By default, list the services."""
         stub = reflection_pb2_grpc.ServerReflectionStub(self.channel)
         request = reflection_pb2.ServerReflectionRequest(**(question or {"list_services": ""}))
@@ -170,7 +170,7 @@ class Client:
         """Open a watch stream. ``beat`` is the heartbeat interval in seconds."""
         if beat is not None:
             fields["heartbeat_interval"] = seconds(beat)
-        return Watch(self._stub.Watch(pb.WatchRequest(**fields), metadata=self.metadata, timeout=timeout))
+        return Watch(self.stub.Watch(pb.WatchRequest(**fields), metadata=self.metadata, timeout=timeout))
 
     def health(self, service: str = "") -> str:
         """Return the name of the health service's status."""
@@ -245,7 +245,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as failure:
-        raise Refused(failure.code(), failure.details(), failure.trailing_metadata()) from None
+        raise Refused(failure.code(), failure.details() or "", failure.trailing_metadata()) from None
 
 
 class Service(Client):
@@ -458,7 +458,7 @@ class Service(Client):
             client.close()
         self._clients.clear()
         operator = self.connect()
-        self.channel, self._stub, self.metadata = operator.channel, operator._stub, operator.metadata
+        self.channel, self.stub, self.metadata = operator.channel, operator.stub, operator.metadata
 
     def _ended(self) -> str | None:
         code = None if self.process is None else self.process.poll()

@@ -66,7 +66,7 @@ def deaf(server: Service) -> Client:
     options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
     small = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384))
     client.channel = grpc.insecure_channel(server.target, (*options, *small))
-    client._stub = ApiKeyServiceStub(client.channel)
+    client.stub = ApiKeyServiceStub(client.channel)
     return client
 
 

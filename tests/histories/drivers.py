@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -96,7 +97,7 @@ class Revoker:
                 raise TimeoutError(f"the verifiers have not seen key {key} valid within {2 * PATIENCE} s")
             time.sleep(0.001)
 
-    def _rename(self, stub: ApiKeyServiceStub, key_id: str, number: int) -> grpc.Future:
+    def _rename(self, stub: ApiKeyServiceStub, key_id: str, number: int) -> "grpc.Future[Any]":
         """Begin to rename a key. If the revocation comes first, the server refuses the change."""
         request = pb.UpdateRequest(api_key={"id": key_id, "name": f"renamed {number}"})
         return stub.Update.future(request, metadata=self.metadata, timeout=PATIENCE)

@@ -66,7 +66,8 @@ def main() -> int:
             print(f"{dialect}: {told - began:4.0f} s, {killed} killed{writes}", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are stopped and removed
-    written, rotated = [], []
+    written: list[run.Run] = []
+    rotated: list[rotations.Run] = []
     with memory() as folder, ExitStack() as open_:
         for dialect in [arguments.only] if arguments.only else DIALECTS:
             postgresql = Postgresql(folder / "postgresql") if dialect == "postgresql" else None
@@ -84,7 +85,7 @@ def main() -> int:
                     )
                 )
     made_of = versions(sys.executable)
-    wrong = sum(done.wrong for done in (*written, *rotated))
+    wrong = sum(done.wrong for done in written) + sum(done.wrong for done in rotated)
     if arguments.json:
         told_of = {"writes": [report.plain(done) for done in written], "rotations": [*map(rotations.plain, rotated)]}
         print(json.dumps({"versions": made_of, **told_of}, indent=2))

@@ -58,6 +58,7 @@ class Victims:
             return acting.pid
         if kind == "worker":
             serving = eventually(lambda: found if len(found := self._serving()) == workers else None, LONGEST_RESTART)
+            assert serving is not None
             return self._chance.choice(serving)
         assert self._service.process is not None
         return self._service.process.pid

@@ -79,7 +79,7 @@ class Run:
     keys: int
     verified: defaultdict[str, Regulars] = field(default_factory=lambda: defaultdict(Regulars))
     """The results of the verifying callers, by the other activity."""
-    lasted: Counter[str] = field(default_factory=Counter)
+    lasted: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """The seconds of each activity, without pauses."""
     problems: list[str] = field(default_factory=list)
 

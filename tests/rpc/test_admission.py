@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from tests.harness import CHEAP, Context, Refused, World, _Aborted, on_loop
+from tests.harness import CHEAP, Aborted, Context, Refused, World, on_loop
 from tests.rpc.test_callers import POLICY, request_for
 from tests.unit.test_lanes import PATIENCE, soon, turns
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -126,7 +126,7 @@ class Call:
         self.taken.set()
         try:
             return await asyncio.wait_for(self.task, PATIENCE)
-        except _Aborted:
+        except Aborted:
             raise Refused(self.context.code, self.context.details, self.context.trailing) from None
 
 

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -475,7 +476,7 @@ async def _strangers(scene: Scene, tally: Tally, first: Callable[[int], bytes]) 
 
 async def odd_requests(scene: Scene, tally: Tally) -> None:
     """Call with an invalid path, without ``te``, with a wrong content type, method or length, in turn."""
-    odd = [
+    odd: list[list[tuple[str, Any]]] = [
         wire.headers("no/slash/first"),
         wire.headers("/" + "x" * 4_000),
         wire.headers("/\x7f\x01/ä"),

@@ -14,7 +14,7 @@ from tests.siege import outsiders, wire
 from tests.siege.scene import TENANT, Scene, Tally
 from tests.siege.wire import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Lines, frame, framed
 from tumbler import keyformat
-from tumbler.v1 import api_key_pb2
+from tumbler.v1 import api_key_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
@@ -67,13 +67,13 @@ async def many_demands(scene: Scene, tally: Tally) -> None:
 
 async def list_states(scene: Scene, tally: Tally) -> None:
     """List with 1,000,000 states."""
-    body = pb.ListRequest(states=[1] * MOST_BYTES).SerializeToString()
+    body = pb.ListRequest(states=[api_key_pb2.STATE_ACTIVE] * MOST_BYTES).SerializeToString()
     await _send(scene, tally, "read", "List", itertools.repeat(body))
 
 
 async def event_types(scene: Scene, tally: Tally) -> None:
     """List events of 1,000,000 types."""
-    body = pb.ListEventsRequest(types=[1] * MOST_BYTES).SerializeToString()
+    body = pb.ListEventsRequest(types=[event_pb2.KEY_EVENT_TYPE_CREATED] * MOST_BYTES).SerializeToString()
     await _send(scene, tally, "events", "ListEvents", itertools.repeat(body))
 
 

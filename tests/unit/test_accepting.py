@@ -18,13 +18,14 @@ from tumbler_server.rpc.accepting import FEW, SOME, Accepting, Service
 from tumbler_server.rpc.headers import Headers
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.receiving import Method
+from tumbler_server.rpc.serving import Details
 
 FLOOD, QUIET, STREAM, UNKNOWN = "/tests.Service/Flood", "/tests.Service/Quiet", "/tests.Service/Stream", "/tests.No/No"
 CALLS = 8 * SOME
 _OPTIONS = (("grpc.max_metadata_size", 1 << 30), ("grpc.absolute_max_metadata_size", 1 << 30))
 
 
-class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
+class Echo:
     """Returns every message, and records the called methods in order."""
 
     paths: ClassVar[Mapping[str, int]] = {FLOOD: SOME, QUIET: FEW, STREAM: FEW}
@@ -32,7 +33,7 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     def __init__(self) -> None:
         self.called: list[str] = []
 
-    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
+    def service(self, details: Details) -> Method | None:
         if details.method not in self.paths:
             return None
         self.called.append(details.method)

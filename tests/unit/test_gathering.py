@@ -147,8 +147,21 @@ def test_a_read_that_fails(failure: BaseException, told: type[Exception]) -> Non
         shelf.failure = failure
         failed = await asyncio.gather(*ask(gathering, ["a", "b"]), *ask(gathering, ["c"], "q"), return_exceptions=True)
         assert [type(each) for each in failed] == [told] * 3
+        assert len(set(map(id, failed))) == 3  # each has its own
         shelf.failure = None
         assert ids(await asyncio.gather(*ask(gathering, ["a"]))) == ["a"]
+
+    gathered(test, Shelf())
+
+
+def test_the_threads_have_ended() -> None:
+    """A request that arrives after the end is refused, and does not wait forever."""
+
+    async def test(gathering: Gathering, shelf: Shelf) -> None:
+        gathering.close()
+        failed = await asyncio.gather(*ask(gathering, ["a", "b"]), return_exceptions=True)
+        assert [type(each) for each in failed] == [Overloaded] * 2
+        assert not shelf.reads
 
     gathered(test, Shelf())
 

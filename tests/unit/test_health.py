@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from tests.harness import Context, Refused, _Aborted
+from tests.harness import Aborted, Context, Refused
 from tests.unit.test_lanes import PATIENCE, turns
 from tumbler_server import shares
 from tumbler_server.limits import Limit
@@ -68,7 +68,7 @@ async def ended(task: "asyncio.Task[Any]", context: Context) -> Any:
     """Return a call's result. Raises ``Refused``."""
     try:
         return await asyncio.wait_for(task, PATIENCE)
-    except _Aborted:
+    except Aborted:
         raise Refused(context.code, context.details, context.trailing) from None
 
 
@@ -328,7 +328,7 @@ def test_late_refusals(path: str, crowd: shares.CrowdLimit) -> None:
         assert not late.done()
         shed.say_goodbye()
         await asyncio.wait((late,), timeout=PATIENCE)
-        assert isinstance(late.exception(), _Aborted)
+        assert isinstance(late.exception(), Aborted)
         for each in calls:
             each.cancel()
         await asyncio.gather(*calls, return_exceptions=True)

@@ -129,8 +129,8 @@ class Ears:
 
     def __init__(self, domain: Domain, monotonic: FrozenClock, most: int = 300) -> None:
         self.rendered: list[Notice] = []
-        self._threads = ThreadPoolExecutor(2)
-        self.hub = Hub(domain.store, domain.tail, domain.clock, most, MAX_STALENESS, monotonic, self._threads)
+        self.threads = ThreadPoolExecutor(2)
+        self.hub = Hub(domain.store, domain.tail, domain.clock, most, MAX_STALENESS, monotonic, self.threads)
 
     def __call__(self, **how: Any) -> Ear:
         return Ear(self, **how)
@@ -141,7 +141,7 @@ class Ears:
 
     async def __aexit__(self, *_: object) -> None:
         await self.hub.close()
-        self._threads.shutdown()
+        self.threads.shutdown()
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -294,13 +294,26 @@ class TestBeginning:
 
     @on_loop
     async def test_without_a_database(self, ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While the database does not answer, no stream begins, because its position is unknown."""
+        """While the database does not answer, no stream begins, because its position is unknown.
+
+        Streams that wait for the same read each have a failure of their own.
+        """
         away(monkeypatch)
+        refused, other = ear().listen(), ear().listen()
+        await eventually(lambda: refused.ended and other.ended)
+        assert isinstance(refused.ended, StoreUnavailable)
+        assert isinstance(other.ended, StoreUnavailable)
+        assert refused.ended is not other.ended
+        assert refused.heard == other.heard == []
+        monkeypatch.undo()
+
+    @on_loop
+    async def test_without_threads(self, ear: Ears) -> None:
+        """While the server stops, its threads may end before the streams do: a stream is told that it stops."""
+        ear.threads.shutdown()
         refused = ear().listen()
         await eventually(lambda: refused.ended)
-        assert isinstance(refused.ended, StoreUnavailable)
-        assert refused.heard == []
-        monkeypatch.undo()
+        assert isinstance(refused.ended, ServerStopping)
 
 
 class TestChanges:

@@ -193,3 +193,18 @@ def test_ending(present: Presence, what: str) -> None:
         end(2.0)
         assert [bool(call.failure) for call in calls] == [False, False, True]
     assert calls[0].failure is None
+
+
+def test_each_call_has_its_own_failure(present: Presence) -> None:
+    """Calls that end together do not share an exception: each adds its frames to it, and clears them."""
+    for party in "ab":
+        call = Call(party)
+        present.enter(party, call)
+        present.waiting[call] = None
+    waiting = list(present.waiting)
+    failure = RequestTooSlow(3)
+    present.end_waiting(1.0, failure)
+    first, second = (call.failure for call in waiting)
+    assert isinstance(first, RequestTooSlow)
+    assert first is not second
+    assert (str(first), first.detail) == (str(second), second.detail) == (str(failure), failure.detail)

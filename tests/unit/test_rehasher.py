@@ -50,6 +50,14 @@ def rehash(rehasher: Rehasher, issued: Issued, hashed: HashedSecret) -> None:
     rehasher.drain()
 
 
+def test_the_thread_has_ended(issued: Issued, store: Store, rehasher: Rehasher) -> None:
+    """A key that is proven while the server stops is not rehashed, and its call does not fail."""
+    before = hashed_of(store, issued.key.id)
+    rehasher.close()
+    rehasher.later(issued.key.id, issued.text, keyformat.parse(issued.text).secret, before)
+    assert hashed_of(store, issued.key.id) == before
+
+
 def test_hashed_anew(store: Store, issued: Issued, rehasher: Rehasher) -> None:
     """A key is rehashed with the new cost and the new pepper, and both proofs accept it."""
     rehash(rehasher, issued, hashed_of(store, issued.key.id))

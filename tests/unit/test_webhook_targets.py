@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 import pytest
 
@@ -334,6 +335,29 @@ class TestResolver:
     def test_literal(self) -> None:
         """An IP address is not resolved."""
         assert resolver("10.0.0.1").addresses(parse("https://[2606:4700::1]/", PUBLIC), PUBLIC, 5) == ["2606:4700::1"]
+
+    def test_each_waiter_has_its_own_failure(self) -> None:
+        """A look-up that fails in an unexpected way raises another exception in each thread that waits for it."""
+        go, joined = threading.Event(), threading.Semaphore(0)
+
+        class Joined(Resolver):
+            def _asked(self, *arguments: Any) -> Any:
+                answer = super()._asked(*arguments)
+                joined.release()
+                return answer
+
+        def look_up(_: str) -> list[str]:
+            go.wait(PATIENCE)
+            raise ValueError("a bug")
+
+        shared = Joined(look_up)
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(shared.unjudged, "hooks.example.com", PATIENCE) for _ in range(2)]
+            assert all(joined.acquire(timeout=PATIENCE) for _ in range(2))
+            go.set()
+            first, second = (each.exception() for each in waiting)
+        assert (type(first), str(first)) == (ValueError, "a bug")
+        assert first is not second
 
     def test_one_is_bad(self) -> None:
         """One refused address refuses the whole name."""

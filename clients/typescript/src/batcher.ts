@@ -26,8 +26,10 @@ export interface RawAnswer {
   readonly response: VerifyResponse;
   /** Our clock before the call was sent. */
   readonly sentAt: number;
-  /** The stream state's generation before the call was sent. Undefined: the answer must not be cached. */
-  readonly generation: number | undefined;
+  /** The cursor that the call named. Empty: none, so the answer may be older than what the stream delivered. */
+  readonly cursor: string;
+  /** The stream state's generation before the call was sent. */
+  readonly generation: number;
 }
 
 /** A checked answer about a key. */
@@ -75,12 +77,13 @@ export class Batcher {
   /** Flights that go before the queue, the first at the end. Some may have ended. */
   readonly #retries: OpenFlight[] = [];
   readonly #checkAnswer: (key: string, demand: Demand, raw: RawAnswer) => Answer;
+  readonly #onReset: () => void;
   #callsInFlight = 0;
 
   /**
    * `project` is the project that requests name. Empty: none. They do not name the projects of single callers, so that
    * an answer serves other callers too. `checkAnswer` is called once with each answer. Callers receive what it returns
-   * or throws.
+   * or throws. `onReset` must evict everything.
    */
   constructor(
     service: Service,
@@ -89,6 +92,7 @@ export class Batcher {
     timeout: number,
     clock: Clock,
     checkAnswer: (key: string, demand: Demand, raw: RawAnswer) => Answer,
+    onReset: () => void,
   ) {
     this.#service = service;
     this.#streamState = streamState;
@@ -96,6 +100,7 @@ export class Batcher {
     this.#timeout = timeout;
     this.#clock = clock;
     this.#checkAnswer = checkAnswer;
+    this.#onReset = onReset;
   }
 
   /**
@@ -232,7 +237,7 @@ export class Batcher {
       responses.forEach((response, index) => {
         const flight = batch[index];
         if (flight === undefined) return;
-        if (response.code !== VerifyCode.UNSPECIFIED) flight.finish({ response, sentAt, generation });
+        if (response.code !== VerifyCode.UNSPECIFIED) flight.finish({ response, sentAt, cursor, generation });
         else if (batch.length === 1) flight.fail(new UnavailableError("the server did not decide"));
         else undecided.push(flight);
       });
@@ -243,7 +248,7 @@ export class Batcher {
       if (error.code === Status.DeadlineExceeded) this.#service.reconnect(sentSince);
       const refused = error.code === Status.InvalidArgument;
       if (batch.length > 1 && shouldSplit(error)) this.#requeue(batch, batch.length);
-      else if (refused && cursor !== "" && only !== undefined) await this.#retryWithoutCursor(only, sentAt);
+      else if (refused && cursor !== "" && only !== undefined) await this.#retryWithoutCursor(only, cursor, sentAt);
       else for (const flight of batch) flight.fail(fromCall(reason));
     } finally {
       this.#callsInFlight--;
@@ -263,9 +268,10 @@ export class Batcher {
 
   /**
    * Retries without the cursor: a server does not know it after an older backup was restored, and the caller is not to
-   * blame for that. The stream will find out by itself. Until then nothing is cached.
+   * blame for that. If the retry succeeds, it was the cursor.
    */
-  async #retryWithoutCursor(flight: OpenFlight, sentAt: number): Promise<void> {
+  async #retryWithoutCursor(flight: OpenFlight, refused: string, sentAt: number): Promise<void> {
+    const { generation } = this.#streamState;
     try {
       const [response] = await this.#service.verify(
         [this.#request(flight, { case: "fullyConsistent", value: true })],
@@ -274,7 +280,8 @@ export class Batcher {
       if (response === undefined || response.code === VerifyCode.UNSPECIFIED) {
         throw new ConnectError("the server did not decide", Status.Unavailable);
       }
-      flight.finish({ response, sentAt, generation: undefined });
+      if (this.#streamState.dropCursor(refused)) this.#onReset();
+      flight.finish({ response, sentAt, cursor: "", generation });
     } catch (reason) {
       flight.fail(fromCall(reason));
     }

@@ -85,6 +85,18 @@ export class StreamState {
     this.#revisionFloor = 0n;
   }
 
+  /**
+   * Drops a cursor that the server does not know. Returns whether everything must be evicted; then nothing is fresh until
+   * the next heartbeat. If the stream has since moved on to another cursor, the server knew that one, and nothing happens.
+   */
+  dropCursor(refused: string): boolean {
+    if (this.cursor !== refused) return false;
+    this.cursor = "";
+    this.endFreshness();
+    this.reset();
+    return true;
+  }
+
   /** Ends freshness at once. */
   endFreshness(): void {
     this.#freshUntil = Number.NEGATIVE_INFINITY;

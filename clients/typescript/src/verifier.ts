@@ -12,7 +12,15 @@ import { areValid, INVALID_PROJECT, PROJECT_REQUIRED, type ProjectId } from "./p
 import { Service } from "./service.js";
 import { Sessions } from "./sessions.js";
 import { StreamState } from "./stream-state.js";
-import { codeOf, dependsOnDemand, hasValidTimes, microseconds, recordOf, type Verification, verification } from "./verification.js";
+import {
+  codeOf,
+  dependsOnDemand,
+  hasValidTimes,
+  microseconds,
+  recordOf,
+  type Verification,
+  verification,
+} from "./verification.js";
 import { Watcher } from "./watcher.js";
 
 /** What a key must satisfy. */
@@ -70,8 +78,19 @@ export class Verifier implements AsyncDisposable {
     this.#streamState = new StreamState(settings.maxStaleness, settings.heartbeat);
     this.#service = new Service(settings);
     const [project = ""] = settings.projects.length === 1 ? settings.projects : [];
-    this.#batcher = new Batcher(this.#service, this.#streamState, project, settings.timeout, clock, (key, demand, raw) =>
-      this.#checkAnswer(key, demand, raw),
+    const onReset = () => {
+      this.#cache.clear();
+      this.#batcher.detach();
+      this.sessions.changed();
+    };
+    this.#batcher = new Batcher(
+      this.#service,
+      this.#streamState,
+      project,
+      settings.timeout,
+      clock,
+      (key, demand, raw) => this.#checkAnswer(key, demand, raw),
+      onReset,
     );
     const part = {
       verify: async (key: string, demand: VerifyOptions) => {
@@ -88,11 +107,7 @@ export class Verifier implements AsyncDisposable {
           this.#batcher.detach(keyId);
           this.sessions.changed(keyId);
         },
-        onReset: () => {
-          this.#cache.clear();
-          this.#batcher.detach();
-          this.sessions.changed();
-        },
+        onReset,
       };
       const { heartbeat, logger } = settings;
       this.#watcher = new Watcher(this.#service, this.#streamState, listener, project, heartbeat, clock, logger);
@@ -204,7 +219,7 @@ export class Verifier implements AsyncDisposable {
    * @throws {UnavailableError} It is about another key, or contradicts itself.
    * @throws {NotAllowedError} The verifier's own key sees all projects, and none was named.
    */
-  #checkAnswer(key: string, demand: Demand, { response, sentAt, generation }: RawAnswer): Answer {
+  #checkAnswer(key: string, demand: Demand, { response, sentAt, cursor, generation }: RawAnswer): Answer {
     const keyId = peekId(key);
     const { projects, projectsSet } = this.#settings;
     if (response.anyProject && !projectsSet) throw new NotAllowedError(PROJECT_REQUIRED);
@@ -233,10 +248,10 @@ export class Verifier implements AsyncDisposable {
       return answer;
     }
     const isCacheable =
-      generation !== undefined &&
-      (!this.#settings.watch ||
-        (this.#streamState.isFresh(this.#clock.now()) &&
-          this.#streamState.admits(keyId, response.revision, generation)));
+      !this.#settings.watch ||
+      (cursor !== "" &&
+        this.#streamState.isFresh(this.#clock.now()) &&
+        this.#streamState.admits(keyId, response.revision, generation));
     if (isCacheable) {
       const expiresAt = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
       if (!this.#closed && this.#clock.now() < expiresAt) {

@@ -61,21 +61,21 @@ export class Watcher {
   async #run(): Promise<void> {
     while (!this.#closing.signal.aborted) {
       const startedAt = this.#clock.now();
+      const startCursor = this.#streamState.cursor;
       let wait: number;
       try {
-        await this.#followStream(startedAt);
+        await this.#followStream(startedAt, startCursor);
         wait = this.#backoff(startedAt, "the server ended it");
       } catch (reason) {
-        wait = this.#streamEnded(startedAt, ConnectError.from(reason));
+        wait = this.#streamEnded(startedAt, startCursor, ConnectError.from(reason));
       }
       await this.#sleep(wait);
     }
   }
 
   /** Returns when the server ends the stream. Rejects when it breaks, is silent for too long, or is too late. */
-  async #followStream(requestedAt: number): Promise<void> {
+  async #followStream(requestedAt: number, startCursor: string): Promise<void> {
     const streamState = this.#streamState;
-    const startCursor = streamState.cursor;
     const ending = new AbortController();
     const giveUp = () => ending.abort(new ConnectError("no heartbeat arrived in time", Code.DeadlineExceeded));
     const startTimer = () => this.#clock.after(this.#heartbeat * MAX_SILENT_HEARTBEATS, giveUp, false);
@@ -115,7 +115,7 @@ export class Watcher {
     this.#streamState.cursor = cursor;
   }
 
-  #streamEnded(startedAt: number, error: ConnectError): number {
+  #streamEnded(startedAt: number, startCursor: string, error: ConnectError): number {
     if (this.#closing.signal.aborted) return 0;
     switch (error.code) {
       case Code.Unauthenticated:
@@ -124,8 +124,8 @@ export class Watcher {
         this.#logger.error(`the server refused the verifier's own key: ${describe(error)}`);
         return REFUSED_BACKOFF;
       case Code.InvalidArgument:
-        if (this.#streamState.cursor !== "") {
-          this.#dropCursor();
+        if (startCursor !== "" && this.#streamState.dropCursor(startCursor)) {
+          this.#listener.onReset();
           this.#logger.warn("the server does not know the position in the stream; starting over");
         }
         break;
@@ -147,11 +147,6 @@ export class Watcher {
 
   #invalidate(): void {
     this.#streamState.endFreshness();
-    this.#reset();
-  }
-
-  #dropCursor(): void {
-    this.#streamState.cursor = "";
     this.#reset();
   }
 

@@ -21,7 +21,15 @@ const ANSWER: Answer = { code: "VALID", record: recordOf(VALID), clockOffset: 0,
 
 function batcher(verify: Service["verify"]): Batcher {
   const service = { verify, reconnect() {} } as unknown as Service;
-  return new Batcher(service, new StreamState(15_000, 5_000), "", 2_000, new FakeClock(), () => ANSWER);
+  return new Batcher(
+    service,
+    new StreamState(15_000, 5_000),
+    "",
+    2_000,
+    new FakeClock(),
+    () => ANSWER,
+    () => {},
+  );
 }
 
 function spent(since: NodeJS.CpuUsage): number {

@@ -24,3 +24,19 @@ test("a reset begins a new generation, and another log may count from below", ()
   assert.equal(state.admits("k", 1n, 0), false);
   assert.equal(state.admits("k", 1n, 1), true);
 });
+
+test("a refused cursor is dropped if it is still the current one, and nothing is fresh until the next heartbeat", () => {
+  const state = new StreamState(1_000, 500);
+  state.cursor = "old";
+  assert.equal(state.applyHeartbeat(0, 0, 0), true);
+  assert.equal(state.dropCursor("old"), true);
+  assert.deepEqual([state.cursor, state.generation, state.isFresh(0)], ["", 1, false]);
+});
+
+test("a refused cursor from which the stream has moved on changes nothing", () => {
+  const state = new StreamState(1_000, 500);
+  state.cursor = "new";
+  assert.equal(state.applyHeartbeat(0, 0, 0), true);
+  assert.equal(state.dropCursor("old"), false);
+  assert.deepEqual([state.cursor, state.generation, state.isFresh(0)], ["new", 0, true]);
+});

@@ -136,6 +136,7 @@ test("what one caller receives, no caller can change", async (t) => {
 
 test("a call carries what is demanded, and the stream's newest cursor", async (t) => {
   const { server, verifier } = await listening(t);
+  server.answer = ({ key }) => valid(key, { scopes: ["a", "b"], environmentId: "live" });
   await verifier.verify(KEY, { requiredScopes: ["a", "b"], clientIp: "192.0.2.7", environmentId: "live" });
   const [[request] = []] = server.calls;
   assert.deepEqual(request?.requiredScopes, ["a", "b"]);
@@ -361,12 +362,17 @@ for (const [name, reply] of [
   });
 }
 
-for (const code of [VerifyCode.ENVIRONMENT_MISMATCH, VerifyCode.IP_NOT_ALLOWED, VerifyCode.INSUFFICIENT_SCOPE]) {
+for (const [code, record, demand] of [
+  [VerifyCode.ENVIRONMENT_MISMATCH, { environmentId: "live" }, { environmentId: "test" }],
+  [VerifyCode.IP_NOT_ALLOWED, { allowedCidrs: ["192.0.2.0/24"] }, {}],
+  [VerifyCode.INSUFFICIENT_SCOPE, {}, { requiredScopes: ["x"] }],
+] as const) {
   test(`an answer ${VerifyCode[code]} is remembered, and serves other demands`, async (t) => {
     const { server, verifier } = await listening(t);
-    server.answer = ({ key }) => valid(key, { valid: false, code });
-    assert.equal((await verifier.verify(KEY, { requiredScopes: ["x"] })).valid, false);
-    const { valid: allowed, cached } = await verifier.verify(KEY, { requiredScopes: ["orders:read"] });
+    server.answer = ({ key }) => valid(key, { valid: false, code, ...(record as object) });
+    assert.equal((await verifier.verify(KEY, demand)).valid, false);
+    const other = { requiredScopes: ["orders:read"], clientIp: "192.0.2.7" };
+    const { valid: allowed, cached } = await verifier.verify(KEY, other);
     assert.deepEqual({ allowed, cached }, { allowed: true, cached: true });
   });
 }
@@ -639,8 +645,7 @@ test("what goes out together is bounded in bytes", async (t) => {
   const wait = door();
   server.beforeCall = wait.pass;
   const fillers = ["f1", "f2", "f3", "f4"].map((id) => verifier.verify(makeKey(id)));
-  const ask = (id: number, length: number) =>
-    verifier.verify(makeKey(String(id)), { requiredScopes: ["s".repeat(length)] });
+  const ask = (id: number, length: number) => verifier.verify(makeKey(String(id)), { clientIp: "1".repeat(length) });
   const asked = Array.from({ length: 20 }, (_, index) => ask(index, 40_000));
   asked.push(ask(20, 300_000), ask(21, 1));
   await until(() => server.calls.length === 4);
@@ -806,6 +811,44 @@ test("a caller is not blamed for a cursor that the server does not know", async 
   assert.equal((await verifier.verify(KEY)).code, "VALID");
   assert.equal(verifier.remembered, 0);
   assert.equal(server.calls.at(-1)?.[0]?.consistency?.requirement.case, "fullyConsistent");
+});
+
+test("if a call without the cursor succeeds, everything is forgotten, and nothing remembered until a heartbeat", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(KEY);
+  server.answer = ({ key, consistency }) => {
+    if (consistency?.requirement.value === "r1") throw new ConnectError("consistency", Code.InvalidArgument);
+    return valid(key);
+  };
+  assert.equal((await verifier.verify(OTHER)).code, "VALID");
+  assert.equal(verifier.remembered, 0);
+  await verifier.verify(KEY);
+  assert.equal(verifier.remembered, 0);
+  stream.send({ cursor: "r2", streamAge: {} });
+  await untilAsync(async () => (await verifier.verify(KEY)).cached);
+});
+
+test("a refused cursor from which the stream has moved on costs no memory", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  const changing = makeKey("c");
+  await verifier.verify(KEY);
+  await verifier.verify(changing);
+  const refusing = door();
+  server.answer = async ({ key, consistency }) => {
+    if (consistency?.requirement.value === "r1") {
+      await refusing.pass();
+      throw new ConnectError("consistency", Code.InvalidArgument);
+    }
+    return valid(key);
+  };
+  const verified = verifier.verify(OTHER);
+  await until(() => server.calls.length === 3);
+  stream.changed(idOf(changing), 2);
+  await until(() => verifier.remembered === 1);
+  refusing.open();
+  assert.equal((await verified).code, "VALID");
+  assert.equal(verifier.remembered, 1);
+  assert.equal((await verifier.verify(KEY)).cached, true);
 });
 
 test("without the stream nothing is remembered", async (t) => {

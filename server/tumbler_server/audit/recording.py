@@ -1,5 +1,7 @@
 """Events for keys that an older server changed after the migration, since their last events do not cover their rows."""
 
+import functools
+
 from tumbler_server.clock import Clock
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
@@ -18,11 +20,12 @@ def record(store: Store, clock: Clock) -> int:
         after = page[-1].columns["id"]
         untold = [row.columns["id"] for row in page if row.told == b""]
         if untold:
-            recorded += store.write_serialized(lambda transaction, untold=untold: _record(transaction, untold, clock()))  # type: ignore[misc]
+            recorded += store.write_serialized(functools.partial(_record, key_ids=untold, clock=clock))
     return recorded
 
 
-def _record(transaction: Transaction, key_ids: list[str], now: int) -> int:
+def _record(transaction: Transaction, key_ids: list[str], clock: Clock) -> int:
+    now = clock()
     changes = [
         Change(
             EventType.RECORDED,

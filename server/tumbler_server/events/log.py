@@ -116,7 +116,8 @@ class Event(NamedTuple):
     @property
     def detail(self) -> dict[str, str]:
         """Return the parsed detail."""
-        return json.loads(self.detail_json)  # type: ignore[no-any-return]
+        detail: dict[str, str] = json.loads(self.detail_json)
+        return detail
 
 
 def sent(event: Event) -> int:

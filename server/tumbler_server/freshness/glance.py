@@ -2,8 +2,12 @@
 
 import asyncio
 from concurrent.futures import Executor
+from typing import TypeVar
 
+from tumbler_server.errors import own
 from tumbler_server.freshness.tail import Tail
+
+T = TypeVar("T")
 
 
 class Glance:
@@ -43,13 +47,13 @@ class Glance:
     async def fresh(self) -> int:
         """Return a position that includes every change that returned before this call. Raises ``StoreUnavailable``."""
         if not self._tail.commits_show:
-            return await asyncio.shield(self._next_look())
+            return await outcome(self._next_look())
         version = self._tail.version()
         look = self._reading.get(version)
         if look is None:  # a look that began at this version is fresh enough
             look = self._reading[version] = asyncio.ensure_future(self._read(version))
             look.add_done_callback(_retrieved)
-        return await asyncio.shield(look)
+        return await outcome(look)
 
     def _next_look(self) -> "asyncio.Task[int]":
         if self._next is None:
@@ -70,6 +74,18 @@ class Glance:
             await asyncio.wait([latest])
         self._latest, self._next = self._next, None
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._tail.confirm)
+
+
+async def outcome(shared: "asyncio.Task[T]") -> T:
+    """Return the result of a task that callers share, or raise a failure of the caller's own.
+
+    A caller that goes away does not end the task.
+    """
+    await asyncio.wait([shared])
+    failure = shared.exception()
+    if failure is not None:
+        raise own(failure)
+    return shared.result()
 
 
 def _retrieved(look: "asyncio.Task[int]") -> None:

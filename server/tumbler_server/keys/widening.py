@@ -77,6 +77,6 @@ def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
 
 def _in_one(network: _Network, networks: list[_Network]) -> bool:
     return any(
-        network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type]
+        network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type]  # both have one version
         for each in networks
     )

@@ -24,7 +24,9 @@ FEW, SOME, MANY = 4, 16, 64
 class Service(serving.Service, Protocol):
     """A service, with the paths of its methods and how many calls of each to request at a time."""
 
-    paths: Mapping[str, int]
+    @property
+    def paths(self) -> Mapping[str, int]:
+        """How many calls of each method to request at a time."""
 
 
 class Accepting:
@@ -54,7 +56,7 @@ class Accepting:
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on an address, and return the port, or 0 if that fails."""
-        secure = () if credentials is None else (credentials._credentials,)
+        secure = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # as grpc's servers do
         try:
             return int(self._server.add_http2_port(address.encode(), *secure))
         except RuntimeError:

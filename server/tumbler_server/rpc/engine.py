@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -103,7 +102,7 @@ METHODS: Mapping[str, MethodRow] = {
 """How each RPC is served, how large its request may be, how many calls may be in flight, and which lane runs them."""
 
 
-class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+class Engine:
     """Serves the methods of the service. Use it on the loop's thread only."""
 
     def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
+from tumbler_server.errors import Overloaded, own
 from tumbler_server.keys.record import Key
-from tumbler_server.rpc.lanes import FairQueue, begun_threads, tellable
+from tumbler_server.rpc.lanes import RETRY, FairQueue, begun_threads, tellable
 from tumbler_server.shares import LaneLimit
 from tumbler_server.verify.verifier import Doubtful, Unknown
 
@@ -61,8 +62,12 @@ class Gathering:
                 if not taken[1][1].done():
                     batch.append(taken[1])
             if batch:
+                try:
+                    self._threads.submit(self._work, loop, batch)
+                except RuntimeError:  # the server is stopping
+                    _fail(batch, Overloaded(retry_after=RETRY))
+                    continue
                 self._under_way += 1
-                self._threads.submit(self._work, loop, batch)
 
     def _work(self, loop: asyncio.AbstractEventLoop, batch: Sequence[Wanted]) -> None:
         found: Sequence[Found] = ()
@@ -83,11 +88,15 @@ class Gathering:
         failure: Exception | None,
     ) -> None:
         self._under_way -= 1
-        for place, (_, waiting) in enumerate(batch):
-            if waiting.done():
-                continue
-            if failure is None:
-                waiting.set_result(found[place])
-            else:
-                waiting.set_exception(failure)
+        if failure is not None:
+            _fail(batch, failure)
+        for (_, waiting), each in zip(batch, found, strict=False):
+            if not waiting.done():
+                waiting.set_result(each)
         self._launch(loop)
+
+
+def _fail(batch: Sequence[Wanted], failure: Exception) -> None:
+    for _, waiting in batch:
+        if not waiting.done():
+            waiting.set_exception(own(failure))

@@ -4,6 +4,7 @@ gRPC accepts whatever is sent, and with HPACK a single byte may stand for a head
 bindings create objects for all headers before the server can look: 4 KiB became 16 MiB.
 """
 
+from collections.abc import Callable
 from threading import get_ident
 
 from grpc._cython import cygrpc
@@ -35,14 +36,14 @@ class Headers:
 
 _by_thread: dict[int, Headers] = {}
 
-_theirs = cygrpc._Metadatum
+_theirs: Callable[[str, str | bytes], tuple[str, str | bytes]] = cygrpc._Metadatum
 
 
 def _take(name: str, value: str | bytes) -> tuple[str, str | bytes]:
     """Return a header as handlers expect it, or an empty one after the allowed size."""
     headers = _by_thread.get(get_ident())
     if headers is None:  # headers that a client receives
-        return _theirs(name, value)  # type: ignore[no-any-return]
+        return _theirs(name, value)
     before = headers.size
     headers.size = before + len(name) + len(value)
     return (name, value) if before <= _MOST else _LEFT_OUT

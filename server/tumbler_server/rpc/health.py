@@ -17,6 +17,7 @@ from tumbler_server.errors import TumblerError, Undecodable
 from tumbler_server.rpc.accepting import FEW, SOME
 from tumbler_server.rpc.ending import at_end
 from tumbler_server.rpc.receiving import Method, Receiving, Visitor
+from tumbler_server.rpc.serving import Details
 from tumbler_server.rpc.shedding import Shedding
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -34,7 +35,7 @@ _SERVING, _NOT_SERVING, _UNKNOWN = (
 )
 
 
-class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+class Health:
     """Answers health checks. ``service`` is the full name of our service. Use it on the loop's thread only."""
 
     paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/Check": SOME, f"/{SERVICE}/Watch": FEW}
@@ -85,7 +86,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no typ
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
+    def service(self, details: Details) -> Method | None:
         """Return the handler of a call, or None if the method is not ours."""
         if details.method == f"/{SERVICE}/Check":
             return Method(stream_unary=self._check)

@@ -12,7 +12,7 @@ from typing import cast
 
 from tumbler.decide import Code
 from tumbler_server.errors import Overloaded, StoreUnavailable
-from tumbler_server.freshness.glance import Glance
+from tumbler_server.freshness.glance import Glance, outcome
 from tumbler_server.keys.record import Key
 from tumbler_server.rpc.gathering import MOST, Gathering
 from tumbler_server.rpc.lanes import RETRY, Lane
@@ -140,7 +140,7 @@ class HotPath:
             flight.task.add_done_callback(functools.partial(self._land, flight, asked))
         flight.waiting += 1
         try:
-            proven = await asyncio.shield(flight.task)
+            proven = await outcome(flight.task)
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.begun:

@@ -189,7 +189,8 @@ def _make_bell(queue: Any) -> Any:
         server.request_registered_call(queue, queue, _BELL, None)
         options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
         with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
-            calling = channel.unary_unary(_BELL).future(_BELL.encode(), timeout=_PATIENCE)
+            ringing: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_BELL)
+            calling = ringing.future(_BELL.encode(), timeout=_PATIENCE)
             event = _next(queue)
             _answer(event.call, queue)
             if calling.result() != _BELL.encode():

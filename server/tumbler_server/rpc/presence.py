@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from tumbler_server import metrics
-from tumbler_server.errors import Overloaded, TumblerError
+from tumbler_server.errors import Overloaded, TumblerError, own
 from tumbler_server.rpc.allotment import Allotment
 from tumbler_server.rpc.lanes import RETRY
 from tumbler_server.shares import CrowdLimit
@@ -77,7 +77,7 @@ class Presence:
     def end_waiting(self, since: float, failure: TumblerError) -> None:
         """End all calls that have waited since then, or longer."""
         for guest in _taken(self.waiting, since):
-            guest.end(failure)
+            guest.end(own(failure))
 
     def cut_unread(self, since: float) -> None:
         """Cut off all calls whose answer has been ready since then, or longer."""

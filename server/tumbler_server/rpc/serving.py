@@ -47,7 +47,7 @@ class Details(NamedTuple):
 class Service(Protocol):
     """Finds the handler of a call."""
 
-    def service(self, details: Any) -> Any:
+    def service(self, details: Details) -> Any:
         """Return the handler of a call whose headers have arrived, or None if there is no such method."""
 
 

@@ -5,7 +5,7 @@ the log gets the exception's type and stack. Its message is not logged, because 
 """
 
 import contextlib
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -87,7 +87,17 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
     raise AssertionError("abort() returned")  # gRPC's abort() always raises
 
 
-async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
+class Ending(Protocol):
+    """The part of a call on the loop that ends it."""
+
+    def set_trailing_metadata(self, trailing: tuple[tuple[str, bytes]], /) -> None:
+        """Set what is sent with the status."""
+
+    async def abort(self, code: grpc.StatusCode, details: str, /) -> NoReturn:
+        """End the call with a status."""
+
+
+async def end(context: Ending, last: Told) -> NoReturn:
     """End a call on the loop with a status."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
     await context.abort(last.code, last.message)

@@ -15,11 +15,11 @@ class Lending:
     def lend(self, connection: Any) -> None:
         """Make this thread use a connection."""
         self._lent.connection = connection
-        self.connect()  # type: ignore[attr-defined]
+        self.connect()  # type: ignore[attr-defined]  # the database that this is mixed into has it
 
     def unlend(self) -> None:
         """Make this thread forget its connection, which stays open."""
-        self.dispose()  # type: ignore[attr-defined]
+        self.dispose()  # type: ignore[attr-defined]  # likewise
 
     def _connect(self) -> Any:
         return self._lent.connection

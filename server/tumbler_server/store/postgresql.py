@@ -103,7 +103,7 @@ class _Database(Lending):
     """A mix-in for a peewee database that speaks PostgreSQL's protocol."""
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        connection: Connection = self.connection()  # type: ignore[attr-defined]
+        connection: Connection = self.connection()  # type: ignore[attr-defined]  # the database mixed into has it
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
             if not connection.limits:
                 cursor = connection.cursor()

@@ -23,7 +23,7 @@ import structlog
 from tumbler_server import clock as clocks
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, SECOND, Clock
-from tumbler_server.errors import ReaderTooSlow, ServerStopping
+from tumbler_server.errors import ReaderTooSlow, ServerStopping, own
 from tumbler_server.events.ring import SIZE
 from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store
@@ -443,12 +443,18 @@ class Hub:
         reading = self._read(name, work)
         reading.streams.append(stream)
         await self._turn(stream)
+        failure = reading.answer.exception()
+        if failure is not None:
+            raise own(failure)
         return reading.answer.result()
 
     def _read(self, name: Hashable, work: Callable[[], Any]) -> _Reading:
         reading = self._readings.get(name)
         if reading is None:
-            answer = self._running().run_in_executor(self._blocking, work)
+            try:
+                answer = self._running().run_in_executor(self._blocking, work)
+            except RuntimeError:  # the threads have ended, or the system has no more
+                raise ServerStopping from None
             reading = self._readings[name] = _Reading(answer)
             answer.add_done_callback(lambda _: self._has_read(name))
         return reading

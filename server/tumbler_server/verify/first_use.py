@@ -5,6 +5,7 @@ ends are lost, but the successor's row still awaits its first use, so the next u
 the write lock, so only the first server writes the use, and only once.
 """
 
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -104,7 +105,7 @@ class FirstUses:
         while (found := self._next()) is not None:
             project_id, key_id = found
             try:
-                self._ledger.write(lambda transaction, key_id=key_id: self._use(transaction, key_id))  # type: ignore[misc]
+                self._ledger.write(functools.partial(self._use, key_id=key_id))
             except KeyNotFound:
                 pass  # the database was restored from a backup that is older than the key
             except Exception as failure:

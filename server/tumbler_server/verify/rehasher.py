@@ -36,7 +36,11 @@ class Rehasher:
             if key_id in self._waiting or len(self._waiting) >= _MOST_WAITING:
                 return
             self._waiting.add(key_id)
-        self._executor.submit(self._rehash, key_id, text, secret, hashed)
+        try:
+            self._executor.submit(self._rehash, key_id, text, secret, hashed)
+        except RuntimeError:  # the server is stopping; the key was proven, and its call must not fail
+            with self._lock:
+                self._waiting.discard(key_id)
 
     def drain(self) -> None:
         """Wait until everything queued so far is done."""

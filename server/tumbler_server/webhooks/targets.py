@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from tumbler_server import clock as clocks
 from tumbler_server.clock import SECOND, Clock
-from tumbler_server.errors import Overloaded
+from tumbler_server.errors import Overloaded, own
 from tumbler_server.limits import WEBHOOK_LOOK_UPS
 from tumbler_server.webhooks.fairness import has_room
 
@@ -215,13 +215,16 @@ class Resolver:
     def unjudged(self, name: str, timeout: float, project_id: str = "") -> list[str]:
         """Return all addresses of a name, without judging them. Raises ``Unresolvable``."""
         end = time.monotonic() + timeout
+        answer = self._asked(name, project_id, end)
         try:
-            found = self._asked(name, project_id, end).result(max(end - time.monotonic(), 0))
-        except (OSError, NotInTime):
+            failure = answer.exception(max(end - time.monotonic(), 0))
+        except NotInTime:
             raise Unresolvable from None
-        if not found:
+        if failure is not None and not isinstance(failure, OSError):
+            raise own(failure)
+        if failure is not None or not answer.result():
             raise Unresolvable
-        return found
+        return answer.result()
 
     def close(self) -> None:
         """Refuse further look-ups. Those that hang are left to end by themselves."""

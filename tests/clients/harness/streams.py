@@ -61,7 +61,7 @@ class AioServices:
         listening = socket.create_server(("127.0.0.1", 0))
         guarded = asgi.RequireKey(app, verifier=verifier, scopes=SCOPES)
         self._http = uvicorn.Server(uvicorn.Config(guarded, lifespan="off", log_config=None))
-        self._serving = asyncio.ensure_future(self._http._serve([listening]))
+        self._serving = asyncio.ensure_future(self._http._serve([listening]))  # noqa: SLF001 - serve() takes signals
         while not self._http.started:
             await asyncio.sleep(0.01)
         return {"grpc": {"grpc.aio": port}, "http": {"asgi": listening.getsockname()[1]}}

@@ -168,8 +168,9 @@ class FakeServer(ApiKeyServiceServicer):
     def handled_by(self, server: Any) -> None:
         """Return once a guarded server's verifier has handled all messages, and has no key to verify again."""
         for _ in range(PATIENCE * 100):
-            held = list(server.verifier._sessions._keys.values())
-            if server.verifier._cache.cursor == self.cursor and all(one.unconfirmed_since is None for one in held):
+            sessions, cache = server.verifier._sessions, server.verifier._cache  # noqa: SLF001 - nothing else tells
+            held = list(sessions._keys.values())  # noqa: SLF001 - likewise
+            if cache.cursor == self.cursor and all(one.unconfirmed_since is None for one in held):
                 return
             time.sleep(0.01)
         raise AssertionError("it was never handled")

@@ -332,3 +332,17 @@ def test_an_end_that_fails(world: World, caplog: pytest.LogCaptureFixture) -> No
     assert [name for name, _ in world.ended] == ["other"]
     assert "could not be ended" in caplog.text
     assert key_of(1) not in caplog.text
+
+
+def test_a_stream_that_nothing_watches() -> None:
+    """If the thread that verifies keys again cannot start, the stream does not begin, and none is left open."""
+    world = World()
+
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    world.sessions.wake = fail
+    with pytest.raises(RuntimeError):
+        world.open(1)
+    assert len(world.sessions) == 0
+    world.changed(1)

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,11 @@ from tumbler import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 
 Opened = Callable[..., Any]
+
+
+def no_thread(_: threading.Thread) -> None:
+    """Fail as Python does when the system has no more threads."""
+    raise RuntimeError("can't start new thread")
 
 
 class TestVerification:
@@ -529,6 +535,17 @@ class TestCalls:
         assert verifier.verify(two).valid
         assert verifier.verifier.remembered == 0
         assert [call.consistency.at_least_as_fresh for call in fake.calls[1:]] == [fake.cursor, ""]
+
+    def test_no_more_threads(self, fake: FakeServer, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If the channel cannot be replaced after a call that was too late, the caller still gets its error at once."""
+        verifier = opened(timeout=0.2)
+        monkeypatch.setattr(threading.Timer, "start", no_thread)
+        release = fake.hold(fake.knows(1))
+        batcher = verifier.verifier._batcher
+        with pytest.raises(tumbler.Unavailable):
+            verifier.verify(fake.knows(1))
+        fake.until(lambda: batcher._calls_in_flight == 0)
+        release()
 
     def test_many_callers_share_a_call(self, fake: FakeServer, verifier: Any) -> None:
         """Concurrent callers with the same key share one call, and each has its own demand decided."""

@@ -193,7 +193,7 @@ _living: "weakref.WeakSet[BaseVerifier]" = weakref.WeakSet()
 
 def _after_fork() -> None:
     for verifier in list(_living):
-        verifier._abandon()
+        verifier._abandon()  # noqa: SLF001 - it belongs to this module, and is nothing for users to call
 
 
 if hasattr(os, "register_at_fork"):

@@ -232,7 +232,8 @@ class Batcher:
             ):
                 break
             flights.append(self._queue.popleft())
-            flight.sent_at, flight.position = now, position
+            flight.sent_at = now
+            flight.position = position._replace(cursor="") if flight.refused_cursor else position
         if not flights:
             return None
         self._calls_in_flight += 1

@@ -242,9 +242,10 @@ class Cache:
 
     def unchanged_since(self, position: Position) -> bool:
         """Return whether a caller may share the answer to a call from then: fresh, and nothing was delivered since."""
-        return self._clock() < self._fresh_until and (position.generation, position.change_count) == (
-            self._generation,
-            self._change_count,
+        return (
+            self._clock() < self._fresh_until
+            and self._is_bound(position)
+            and (position.generation, position.change_count) == (self._generation, self._change_count)
         )
 
     def store(self, key: str, answer: Answer, sent_at: int, position: Position) -> None:
@@ -257,6 +258,8 @@ class Cache:
             self._evict_denied(key)
             return
         if record is None or ttl <= 0 or not self._max_entries or size > self._max_bytes:
+            return
+        if not self._is_bound(position):
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
@@ -299,10 +302,14 @@ class Cache:
             return self._apply_heartbeat(response, requested_at)
 
     def drop_cursor(self, cursor: str) -> None:
-        """Evict everything, and drop the cursor if it is still this one: the server does not know it."""
+        """Drop a cursor that the server does not know, evict everything, and cache nothing until the next heartbeat.
+
+        If the stream has since moved on to another cursor, the server knew that one, and nothing happens.
+        """
         with self._lock:
-            self._reset()
             if self.cursor == cursor:
+                self._reset()
+                self._fresh_until = -NEVER
                 self.cursor = ""
 
     def invalidate(self) -> None:
@@ -332,6 +339,10 @@ class Cache:
         self._fresh_until = max(self._fresh_until, now - age + self._max_staleness)
         # If freshness would lapse before the next heartbeat, the stream is slow, or took long to open.
         return age <= max(SECOND, self._max_staleness - self._heartbeat)
+
+    def _is_bound(self, position: Position) -> bool:
+        """Return whether the call had a cursor: without one, an answer may be older than what the stream delivered."""
+        return bool(position.cursor) or self._fixed_ttl is not None
 
     def _evict_denied(self, key: str) -> None:
         with self._lock:

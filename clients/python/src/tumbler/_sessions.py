@@ -121,8 +121,12 @@ class Sessions:
                 self._remove(admitted)
         if closed is not None:
             ended(closed)
-        else:
+            return session
+        try:
             self.wake()
+        except BaseException:  # nothing would verify the key again, so the stream must not begin
+            session.close()
+            raise
         return session
 
     def remove(self, session: Session) -> None:

@@ -169,7 +169,10 @@ class Verifier(BaseVerifier):
             if self._may_reconnect():
                 ending = threading.Timer(self._settings.timeout + LINGER, self._channel.close)
                 ending.daemon = True
-                ending.start()
+                try:
+                    ending.start()
+                except RuntimeError:  # there are no more threads; the calls that failed must still be settled
+                    return
                 self._connect()
 
     def _run_watcher(self) -> None:
@@ -211,10 +214,9 @@ class Verifier(BaseVerifier):
         if self._recheck_thread is None:
             with self._starting:
                 if self._recheck_thread is None:
-                    self._recheck_thread = threading.Thread(
-                        target=self._run_rechecks, name="tumbler_recheck", daemon=True
-                    )
-                    self._recheck_thread.start()
+                    thread = threading.Thread(target=self._run_rechecks, name="tumbler_recheck", daemon=True)
+                    thread.start()  # raises RuntimeError if there are no more threads; the next call tries again
+                    self._recheck_thread = thread
 
     def _run_rechecks(self) -> None:
         """Verify the keys of open streams again as they become due."""

@@ -33,7 +33,7 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[_Comman
         def run(context: typer.Context, flags: Flags, **values: Any) -> None:
             session = Session(flags.inside(context.obj))
             try:
-                function(session, **values)  # type: ignore[call-arg]
+                function(session, **values)  # type: ignore[call-arg]  # typer makes the values by its signature
                 sys.stdout.flush()
             except grpc.RpcError as error:
                 failure = Failure.of(error, session.endpoint, session.api_key)
@@ -53,7 +53,7 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[_Comman
 
         context, flags = list(inspect.signature(run).parameters.values())[:2]
         own = list(inspect.signature(function).parameters.values())[1:]
-        run.__signature__ = inspect.Signature([context, flags, *own])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([context, flags, *own])  # type: ignore[attr-defined]  # typer reads it
         group.command(name, help=help_text(function, example))(takes_flags(run))
         return function
 

@@ -121,10 +121,10 @@ class Failure:
 
 
 def _details(error: grpc.RpcError) -> list[Any]:
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
+    for entry in error.trailing_metadata() or ():
+        if entry.key == _DETAILS_KEY:
             try:
-                return list(status_pb2.Status.FromString(value).details)
+                return list(status_pb2.Status.FromString(entry.value).details)
             except DecodeError:
                 return []
     return []

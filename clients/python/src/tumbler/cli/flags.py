@@ -86,6 +86,6 @@ def takes_flags(function: Callable[..., None]) -> Callable[..., None]:
 
     kept = [parameter for name, parameter in signature.parameters.items() if name != "flags"]
     parameters = [*kept, *_PARAMETERS]
-    with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_flags

@@ -37,7 +37,7 @@ class Broken:
     failure: Failure
 
 
-class _Lost(grpc.RpcError):  # type: ignore[misc] # gRPC ships no types
+class _Lost(grpc.RpcError):
     """The error for a stream that did not end with its own error."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:

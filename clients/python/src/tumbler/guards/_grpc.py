@@ -14,6 +14,14 @@ from tumbler.verification import Verification
 
 identity: ContextVar[Verification | None] = ContextVar("tumbler_identity", default=None)
 
+HANDLER_KINDS = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+"""What a handler is called and made with, by whether requests and responses stream."""
+
 
 class Call(NamedTuple):
     """A call, as passed to a guard's functions."""

@@ -22,21 +22,23 @@ import grpc
 
 from tumbler._sessions import Session
 from tumbler.guards._ending import end_call
-from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
+from tumbler.guards._grpc import (
+    HANDLER_KINDS,
+    Call,
+    Guard,
+    current,
+    health_and_reflection,
+    identity,
+    peer_address,
+    status_of,
+)
 from tumbler.guards._rules import KEY_REQUIRED, Refusal, refusal_for_error, refusal_for_verdict
 from tumbler.verification import Verification
 
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
 
-_KINDS = {
-    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-}
 
-
-class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
+class RequireKey(Guard, grpc.ServerInterceptor):
     """Lets a call pass only with a key that the verifier (a `tumbler.Verifier`) accepts."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
@@ -44,7 +46,7 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
         handler, method = continuation(handler_call_details), handler_call_details.method
         if handler is None or self._exempt(method):
             return handler
-        name, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        name, make = HANDLER_KINDS[handler.request_streaming, handler.response_streaming]
         behavior = getattr(handler, name)
         if getattr(behavior, "experimental_non_blocking", False):
             # gRPC would pass it a third argument, and run it in a thread that must not wait for the verifier.

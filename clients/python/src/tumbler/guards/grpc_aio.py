@@ -19,14 +19,22 @@ from typing import Any
 import grpc
 
 from tumbler._sessions import Session
-from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
+from tumbler.guards._grpc import (
+    HANDLER_KINDS,
+    Call,
+    Guard,
+    current,
+    health_and_reflection,
+    identity,
+    peer_address,
+    status_of,
+)
 from tumbler.guards._rules import KEY_REQUIRED, Refusal, refusal_for_error, refusal_for_verdict
-from tumbler.guards.grpc import _KINDS
 
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
 
 
-class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
+class RequireKey(Guard, grpc.aio.ServerInterceptor):
     """Lets a call pass only with a key that the verifier (a `tumbler.aio.Verifier`) accepts."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
@@ -34,7 +42,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
         handler, method = await continuation(handler_call_details), handler_call_details.method
         if handler is None or self._exempt(method):
             return handler
-        name, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        name, make = HANDLER_KINDS[handler.request_streaming, handler.response_streaming]
         behavior, is_fed = getattr(handler, name), handler.request_streaming
         guarded = self._guarded(method, behavior, handler.response_streaming, is_fed)
         return make(guarded, handler.request_deserializer, handler.response_serializer)

@@ -21,7 +21,7 @@ class CacheTest {
     @BeforeEach
     void remember() {
         assertTrue(cache.applyHeartbeat("c1", 0, Duration.ZERO, 0));
-        cache.store(new byte[32], Answer.of(FakeServer.valid(FakeServer.KEY).build(), ID, 0), cache.position(), 1);
+        cache.store(new byte[32], Answer.of(FakeServer.valid(FakeServer.KEY).build(), ID, VerifyOptions.NONE, 0), cache.position(), 1);
         assertEquals(1, cache.size());
         cache.onChange(id -> changes.add(String.valueOf(id)));
     }

@@ -50,7 +50,7 @@ final class FakeServer implements AutoCloseable {
     private static final Context.Key<String> PEER = Context.key("peer");
 
     private final Server server;
-    private volatile Function<VerifyRequest, VerifyResponse.Builder> answers = request -> valid(request.getKey());
+    private volatile Function<VerifyRequest, VerifyResponse.Builder> answers = FakeServer::valid;
     private volatile Consumer<BatchVerifyRequest> refusal = request -> {};
     private volatile CountDownLatch gate = new CountDownLatch(0);
 
@@ -85,6 +85,25 @@ final class FakeServer implements AutoCloseable {
                 .setCheckTime(Timestamp.newBuilder().setSeconds(NOW))
                 .setCacheTtl(Duration.newBuilder().setSeconds(60))
                 .setRevision(1);
+    }
+
+    /** Returns the answer for a key with just the scopes and the environment that the request demands. */
+    static VerifyResponse.Builder valid(VerifyRequest request) {
+        return valid(request.getKey())
+                .setEnvironmentId(request.getEnvironmentId())
+                .addAllScopes(request.getRequiredScopesList());
+    }
+
+    /** Returns an answer with this code. Its record gives the codes that depend on the demand, unless that is empty. */
+    static VerifyResponse.Builder proven(VerifyRequest request, VerifyCode code) {
+        VerifyResponse.Builder answer =
+                valid(request).setValid(code == VerifyCode.VERIFY_CODE_VALID).setCode(code);
+        return switch (code) {
+            case VERIFY_CODE_ENVIRONMENT_MISMATCH -> answer.setEnvironmentId("another");
+            case VERIFY_CODE_IP_NOT_ALLOWED -> answer.addAllowedCidrs("203.0.113.0/24");
+            case VERIFY_CODE_INSUFFICIENT_SCOPE -> answer.clearScopes();
+            default -> answer;
+        };
     }
 
     static VerifyResponse.Builder denied(VerifyCode code) {

@@ -52,7 +52,7 @@ class KeyFilterTest {
     @BeforeEach
     void serve() throws Exception {
         tumbler = new FakeServer();
-        tumbler.answer(request -> valid(request.getKey()).setOwnerId("o1"));
+        tumbler.answer(request -> valid(request).setOwnerId("o1"));
         verifier = Verifier.builder(tumbler.target())
                 .apiKey("own-key")
                 .watch(false)
@@ -135,9 +135,9 @@ class KeyFilterTest {
     })
     @DisplayName("Each verdict that denies is answered with one of two generic texts.")
     void denies(Code code, int expected) throws Exception {
-        guard(options -> options);
+        guard(options -> options.requireScopes("orders:read").environment("live"));
         tumbler.answer(request ->
-                valid(request.getKey()).setValid(false).setCode(VerifyCode.valueOf("VERIFY_CODE_" + code)));
+                FakeServer.proven(request, VerifyCode.valueOf("VERIFY_CODE_" + code)));
         HttpResponse<String> told = get("/orders", "Authorization", "Bearer " + KEY);
         assertEquals(expected, told.statusCode());
         assertEquals(

@@ -67,7 +67,7 @@ class KeyInterceptorTest {
     @BeforeEach
     void serve() throws Exception {
         tumbler = new FakeServer();
-        tumbler.answer(request -> valid(request.getKey()).setOwnerId("o1"));
+        tumbler.answer(request -> valid(request).setOwnerId("o1"));
         verifier = Verifier.builder(tumbler.target())
                 .apiKey("own-key")
                 .watch(false)
@@ -181,9 +181,9 @@ class KeyInterceptorTest {
     })
     @DisplayName("Each verdict that denies is answered with one of two generic texts.")
     void denies(Code code, Status.Code expected) throws Exception {
-        guard(options -> options);
+        guard(options -> options.requireScopes("orders:read").environment("live"));
         tumbler.answer(request ->
-                valid(request.getKey()).setValid(false).setCode(VerifyCode.valueOf("VERIFY_CODE_" + code)));
+                FakeServer.proven(request, VerifyCode.valueOf("VERIFY_CODE_" + code)));
         Status told = refusal(with("authorization", "Bearer " + KEY));
         assertEquals(expected, told.getCode());
         assertEquals(

@@ -99,10 +99,7 @@ class StreamsTest {
     private void becomes(VerifyCode code) {
         long now = ++revision;
         tumbler.verifies.clear();
-        tumbler.answer(request -> valid(request.getKey())
-                .setValid(code == VerifyCode.VERIFY_CODE_VALID)
-                .setCode(code)
-                .setRevision(now));
+        tumbler.answer(request -> FakeServer.proven(request, code).setRevision(now));
         stream.changed("r" + now, KeyFormat.peekId(KEY), now);
         eventually(() -> verifier.cursor().equals("r" + now));
         verifier.verify(KEY);
@@ -192,7 +189,7 @@ class StreamsTest {
     @ParameterizedTest
     @CsvSource({
         "true, REVOKED, UNAUTHENTICATED", "false, REVOKED, UNAUTHENTICATED",
-        "true, INSUFFICIENT_SCOPE, PERMISSION_DENIED", "false, IP_NOT_ALLOWED, PERMISSION_DENIED"
+        "true, IP_NOT_ALLOWED, PERMISSION_DENIED", "false, IP_NOT_ALLOWED, PERMISSION_DENIED"
     })
     @DisplayName("A gRPC stream ends with the status that a new call would get, and its handler is cancelled.")
     void grpcEnds(boolean speaks, Code code, Status.Code expected) throws Exception {

@@ -195,7 +195,7 @@ class VerifierTest {
             VerifyCode told = VerifyCode.valueOf("VERIFY_CODE_" + code);
             server.answer(request -> code == Code.NOT_FOUND || code == Code.MALFORMED
                     ? denied(told)
-                    : valid(request.getKey()).setValid(false).setCode(told));
+                    : FakeServer.proven(request, told));
             assertEquals(code, verifier.verify(KEY).code());
             assertEquals(code, verifier.verify(KEY).code());
             assertAsked(2);
@@ -498,7 +498,7 @@ class VerifierTest {
             verifier.verify(KEY);
             clock.pass(Duration.ofSeconds(15));
             VerifyCode told = VerifyCode.valueOf("VERIFY_CODE_" + code);
-            server.answer(request -> valid(request.getKey()).setValid(false).setCode(told));
+            server.answer(request -> FakeServer.proven(request, told));
             assertEquals(code, verifier.verify(KEY).code());
             assertEquals(0, verifier.remembered());
         }
