@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated released-protos oldest-protoc grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint lint-python lint-protos lint-clients check-generated released-protos oldest-protoc grpcurl generate lock clean
 
 # Twice as many test processes as there are cores: half of the time they wait, for servers, clients and databases.
 JOBS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
@@ -71,13 +71,23 @@ due: .venv/test ## Let 100,000 rotations be due at once while keys are verified
 bench: .venv/test ## Measure what calls cost, and write docs/performance.md; BENCH_ARGS=--quick tries it out
 	@.venv/bin/python -m benchmarks.run $(BENCH_ARGS)
 
-lint: .venv/lint ## Check style, types and the protobuf definitions
+lint: lint-python lint-protos lint-clients ## Check style and types of all languages, and the protobuf definitions
+
+lint-python: .venv/lint
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
+
+lint-protos: .venv/lint
 	@.venv/bin/buf lint
 	@.venv/bin/buf format --diff --exit-code
 	@.venv/bin/buf breaking --against protos/released.binpb
+
+# Each says so where its toolchain is absent.
+lint-clients: .venv/test
+	@PYTHON=.venv/bin/python scripts/lint-typescript
+	@scripts/lint-go
+	@scripts/lint-java
 
 generate: .venv/lint ## Make the stubs anew from protos/
 	@PYTHON=$$(scripts/python) scripts/generate

@@ -14,7 +14,8 @@ ROOT = Path(tumbler_server.__file__).parent
 CHECKOUT = Path(__file__).parents[2]
 
 LADDER = (
-    "errors", "clock", "defaults", "logs", "trouble", "limits", "shares", "memory", "processes", "ports", "metrics", "calls",
+    "errors", "clock", "defaults", "logs", "trouble", "limits", "shares", "memory", "processes", "ports",
+    "metrics", "calls",
     "store", "secrets", "events", "freshness", "streams", "webhooks", "keys", "verify", "rpc", "config",
     "scheduler", "audit", "founding", "handover", "doctor", "auditing", "server", "worker", "supervisor",
     "commands", "__main__", "__init__",
