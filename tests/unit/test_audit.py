@@ -1,6 +1,7 @@
 """The audit finds every manual change, except those that leave no evidence."""
 
 import hashlib
+import itertools
 import json
 import random
 from typing import Any
@@ -13,11 +14,11 @@ from tests.harness import FrozenClock
 from tests.tampering import UNSEEN, Place, live, places, tamper
 from tumbler_server.audit import audit, recording
 from tumbler_server.clock import DAY, NEVER
-from tumbler_server.events import log
+from tumbler_server.events import kept, log
 from tumbler_server.events.retention import Retention
 from tumbler_server.keys import evidence
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.store.database import SQLITE, Store, Transaction
+from tumbler_server.store.database import SQLITE, Store, Transaction, open_store
 from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow, LogHeadRow
 
 
@@ -108,6 +109,36 @@ def test_last_events_are_kept_and_released(domain: Domain, store: Store, clock: 
     problems = audit.run(store, clock).problems
     assert f"key {keys[3].id} was changed without an event" in problems
     assert "a kept event up to 5 was changed or removed" in problems
+
+
+def test_changes_meanwhile_hide_no_kept_event(
+    domain: Domain, store: Store, clock: FrozenClock, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept event that was changed by hand is found, however often keys of that age change during the audit."""
+    keys = [domain.create(name=f"key {number}").key for number in range(5)]
+    clock.advance(500 * DAY)
+    domain.create()
+    assert Retention(store, clock, 400 * DAY).remove() == 5
+    other = Domain(open_store(database_url), clock)
+    names = itertools.count()
+    page = kept.page
+
+    def changing(*arguments: Any) -> Any:
+        found = page(*arguments)
+        if found:
+            edit = Edit(keys[next(names) % 3].id, Draft("", name=f"name {next(names)}"), ("name",))
+            other.lifecycle.update(OPERATOR, edit)
+        return found
+
+    monkeypatch.setattr(kept, "page", changing)
+    assert audit.run(store, clock)
+    store.write_serialized(
+        lambda transaction: transaction.run(EventRow.update(actor_name="x").where(EventRow.revision == 4))
+    )
+    assert "a kept event up to 5 was changed or removed" in audit.run(store, clock).problems
+    assert next(names) > 1
+    other.close()
+    other.store.close()
 
 
 def test_what_an_older_server_changed_is_named_and_recorded(domain: Domain, store: Store, clock: FrozenClock) -> None:

@@ -277,7 +277,7 @@ class TestRead:
     def test_a_wrong_statement(self, store: Store) -> None:
         """A wrong statement raises the driver's error, not StoreUnavailable."""
         with pytest.raises(peewee.DatabaseError):
-            store.read("SELECT nonsense FROM nowhere")
+            store.read("SELECT nonsense FROM log_head")
         assert store.read("SELECT id FROM log_head") == [(1,)]
 
     def test_ping(self, store: Store) -> None:

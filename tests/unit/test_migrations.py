@@ -76,9 +76,9 @@ def run(store: Store, sql: str) -> None:
 
 
 @pytest.fixture
-def empty(database_url: str) -> Iterator[Store]:
+def empty(empty_database_url: str) -> Iterator[Store]:
     """Yield a store on each kind of database, without tables."""
-    store = open_store(database_url, create=True)
+    store = open_store(empty_database_url, create=True)
     yield store
     store.close()
 
@@ -121,12 +121,12 @@ class TestMigrate:
         assert migrations.migrate(empty) == []
         assert migrations.current(empty) == migrations.NEWEST
 
-    def test_at_the_same_time(self, database_url: str) -> None:
+    def test_at_the_same_time(self, empty_database_url: str) -> None:
         """If eight servers migrate at the same time, one applies the steps; the others wait and apply none."""
         begin = threading.Barrier(8)
 
         def work(_: int) -> list[int]:
-            store = open_store(database_url, create=True)
+            store = open_store(empty_database_url, create=True)
             begin.wait()
             try:
                 return migrations.migrate(store)

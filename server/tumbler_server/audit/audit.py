@@ -19,12 +19,11 @@ from tumbler_server.events.log import GENESIS, EventType
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.evidence import Row
 from tumbler_server.scheduler import alarms, timekeeping
-from tumbler_server.store.database import COCKROACHDB, POSTGRESQL, SQLITE, Store
+from tumbler_server.store.database import COCKROACHDB, POSTGRESQL, SQLITE, Read, Store
 from tumbler_server.store.models import MODELS
 
 _SHOWN = 20
 _PAGE = 2_000
-_ATTEMPTS = 5
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being read, how much of it has been, and about how much there is."""
@@ -66,7 +65,7 @@ def run(
     for what, check in (
         ("the schema", lambda: _schema(store)),
         ("the log", chain.problems),
-        ("older events", lambda: _kept_problems(store)),
+        ("older events", lambda: store.snapshot(_kept_problems)),
         ("removed events", lambda: _removed_early(store, removable(clock, retention))),
         ("the keys", rows.problems),
         ("the keys of events", lambda: _gone(store)),
@@ -192,26 +191,21 @@ def _told_alteration(key_id: str, revision: int, detail: str) -> str:
     return f"key {key_id} was changed without an event before event {revision}: {names}" if names else ""
 
 
-def _kept_problems(store: Store) -> list[str]:
-    """Check the events that are kept from before the anchor. Each has to be its key's last, and all give their sum."""
-    for _ in range(_ATTEMPTS):
-        before = _kept_head(store)
-        total, after, problems = kept.NONE, 0, []
-        while page := kept.page(store.read, before[0], after, _PAGE):
-            total = kept.add(total, (row for _, row in page))
-            problems += [f"event {row[0]} is outside the log: it was removed" for last, row in page if not last]
-            problems += filter(None, (_told_alteration(row[2], row[0], row[8]) for _, row in page))
-            after = page[-1][1][0]
-        if _kept_head(store) == before:  # else keys of that age changed meanwhile
-            if total != before[1]:
-                problems.append(f"a kept event up to {before[0]} was changed or removed")
-            return problems[:_SHOWN]
-    return []
+def _kept_problems(read: Read) -> list[str]:
+    """Check the events that are kept from before the anchor. Each has to be its key's last, and all give their sum.
 
-
-def _kept_head(store: Store) -> tuple[int, bytes]:
-    ((anchored, total),) = store.read("SELECT anchor_revision, kept FROM log_head WHERE id = 1")
-    return int(anchored), log.blob(total)
+    All reads must see the same state: each change of a key of that age moves the sum.
+    """
+    ((anchored, expected),) = read("SELECT anchor_revision, kept FROM log_head WHERE id = 1", ())
+    total, after, problems = kept.NONE, 0, []
+    while page := kept.page(read, int(anchored), after, _PAGE):
+        total = kept.add(total, (row for _, row in page))
+        problems += [f"event {row[0]} is outside the log: it was removed" for last, row in page if not last]
+        problems += filter(None, (_told_alteration(row[2], row[0], row[8]) for _, row in page))
+        after = page[-1][1][0]
+    if total != log.blob(expected):
+        problems.append(f"a kept event up to {anchored} was changed or removed")
+    return problems
 
 
 class _Rows:

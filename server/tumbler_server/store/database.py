@@ -199,6 +199,23 @@ class Store:
 
         return self._attempt(once, bound)
 
+    def snapshot(self, work: Callable[[Read], T]) -> T:
+        """Run ``work`` with a function that reads like ``read``, except that all its reads see the same state.
+
+        ``work`` may run more than once. Writers do not wait for it. Raises ``StoreUnavailable``.
+        """
+        bound = Bound(self._seconds)
+
+        def once() -> T:
+            with self._backend.using(bound) as db:
+                self._backend.begin_snapshot()
+                try:
+                    return work(Transaction(db, notifies=False).read)
+                finally:
+                    self._roll_back()
+
+        return self._attempt(once, bound)
+
     def write_serialized(self, work: Callable[["Transaction"], T], urgent: bool = False) -> T:
         """Run ``work`` in a write transaction, as the only writer, and return its result.
 

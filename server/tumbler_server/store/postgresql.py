@@ -173,6 +173,13 @@ class Postgresql:
                 connection.close()
             self._pool.give_back(connection, writing)
 
+    def begin_snapshot(self) -> None:
+        """Begin a transaction whose reads all see the same state."""
+        connection: Connection = self._thread.connection
+        limits, connection.limits = connection.limits, ""
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
+            connection.execute("; ".join(filter(None, ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", limits))))
+
     def begin(self, locked: bool) -> None:
         """Begin a transaction and, if ``locked``, lock the log's head row."""
         connection: Connection = self._thread.connection

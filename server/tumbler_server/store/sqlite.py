@@ -149,6 +149,10 @@ class Sqlite:
         finally:
             self._gate.leave()
 
+    def begin_snapshot(self) -> None:
+        """Begin a transaction whose reads all see the same state. The first read decides which."""
+        self.database.begin("DEFERRED")
+
     def check(self) -> None:
         """Check before a commit that the file is still ours. Raises ``identity.Replaced``."""
         self.identity.look()
