@@ -31,7 +31,8 @@ _SHAPE = """
         JOIN pg_class c ON c.oid = p.polrelid AND c.relnamespace = current_schema()::regnamespace
         UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
         UNION ALL SELECT nspacl::text FROM pg_namespace WHERE nspname = current_schema()
-        UNION ALL SELECT concat_ws(' ', relname, relacl) FROM pg_class WHERE relnamespace = current_schema()::regnamespace
+        UNION ALL SELECT concat_ws(' ', relname, relacl) FROM pg_class
+        WHERE relnamespace = current_schema()::regnamespace
     ) lines
 """
 """What a test may have changed besides rows: tables, columns, constraints, rules, triggers, policies, rights."""
@@ -41,7 +42,7 @@ class Files:
     """Copies of a SQLite file that has its tables and no keys."""
 
     def __init__(self, new: Callable[[], str]) -> None:
-        """``new`` returns the URL of a new, empty database."""
+        """Prepare; ``new`` returns the URL of a new, empty database."""
         self._new = new
         self._first: Path | None = None
 
@@ -95,7 +96,10 @@ class Schemas:
 
     def _empty(self, schema: str) -> bool:
         """Put the rows of a new database back. Return whether that was possible."""
-        rows = (f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {_BEGINNING}.{table}" for table in self._tables)
+        rows = (
+            f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {_BEGINNING}.{table}"  # noqa: S608 - our own names
+            for table in self._tables
+        )
         try:
             with self._connected(schema) as connection:
                 if self._shape_of(connection) != self._shape:

@@ -63,7 +63,7 @@ def init(
     from tumbler_server import founding
     from tumbler_server.handover import Handover
 
-    _clean_up_on_sigterm()
+    _clean_up_at_the_end()
     with Handover(output) as handover:
         _heed_signals()
         text = founding.found(installation, bcrypt_cost, default_prefix, handover.keep)
@@ -110,7 +110,7 @@ def operator_key(
     from tumbler_server import founding
     from tumbler_server.handover import Handover
 
-    _clean_up_on_sigterm()
+    _clean_up_at_the_end()
     with Handover(output) as handover:
         _heed_signals()
         try:
@@ -336,15 +336,17 @@ def main() -> None:
         sys.exit(1)
 
 
-_TO_END = (signal.SIGTERM, signal.SIGINT)
+_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
-def _clean_up_on_sigterm() -> None:
-    """Have SIGTERM end this process as Ctrl-C does: a file that was begun and has no key in it is removed.
+def _clean_up_at_the_end() -> None:
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does: a file that was begun and has no key in it is removed.
 
-    Both wait for ``_heed_signals``, inside the ``with`` that removes the file.
+    All wait for ``_heed_signals``, inside the ``with`` that removes the file.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     signal.pthread_sigmask(signal.SIG_BLOCK, _TO_END)
 
 

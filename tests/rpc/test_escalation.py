@@ -336,6 +336,18 @@ def test_a_key_that_rotates_itself_lives_no_longer_than_before(world: World) -> 
     assert world.call("Rotate", pb.RotateRequest(key_id=successor.api_key.id), successor.key).key
 
 
+def test_a_key_that_was_narrowed_does_not_rotate_itself_back(world: World) -> None:
+    """A key whose expiry was brought forward gives its successor the lifetime that it was given then, and no longer."""
+    own = world.create(scopes=["tumbler:keys:rotate"], ttl=lasting(365 * DAY))
+    world.clock.advance(300 * DAY)
+    world.update(own.api_key.id, "expire_time", expire_time=at(world.clock.now + HOUR))
+    world.update(own.api_key.id, "name", name="another")
+    _refused_itself(world, "Rotate", pb.RotateRequest(key_id=own.api_key.id, ttl=lasting(2 * HOUR)), own.key)
+    world.clock.advance(HOUR // 2)
+    successor = world.call("Rotate", pb.RotateRequest(key_id=own.api_key.id), own.key).api_key
+    assert successor.expire_time == at(world.clock.now + HOUR)
+
+
 def test_a_webhooks_secret_is_for_who_holds_the_scopes_of_its_keys(world: World) -> None:
     """RotateWebhookSecret requires the scopes of the URL's keys, because the secret signs messages about them."""
     url = "https://93.184.216.34/a"

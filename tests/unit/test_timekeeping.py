@@ -8,6 +8,7 @@ from tests.harness import FrozenClock
 from tests.unit.test_log import append, change
 from tumbler_server.clock import DAY, HOUR, MINUTE
 from tumbler_server.defaults import SCHEDULER_LEASE
+from tumbler_server.events.retention import Retention
 from tumbler_server.scheduler import timekeeping
 from tumbler_server.scheduler.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
 from tumbler_server.store.database import Store
@@ -174,6 +175,27 @@ def test_an_operator_who_knows_is_believed_at_once(machine: Machine) -> None:
     assert machine.now() == machine.clock.now
     machine.run(10 * MINUTE)
     assert machine.now() == machine.clock.now
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_events_dated_by_a_clock_that_was_behind_are_kept(machine: Machine, trusted: bool) -> None:
+    """When the time is set forward, by an operator or a day of running, no event of minutes ago is removed for it."""
+    append(machine.store, *(change(number, time=machine.clock.now) for number in range(5)))
+    machine.clock.advance(AHEAD)
+    machine.run(10 * MINUTE)
+    if trusted:
+        timekeeping.trust(machine.store, machine.clock.now)
+    else:
+        machine.run(TRIAL + TICK)
+    assert machine.now() == machine.clock.now
+    append(machine.store, *(change(number, time=machine.clock.now) for number in range(2)))
+    retention = Retention(machine.store, machine.now, 400 * DAY)
+    assert retention.remove() == 0
+    for days, removes in ((395, False), (10, True)):
+        for _ in range(days):
+            machine.stand(DAY)
+            machine.act()
+        assert (retention.remove() > 0) is removes
 
 
 def test_an_idle_installation_proceeds(machine: Machine) -> None:

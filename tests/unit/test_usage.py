@@ -308,9 +308,13 @@ class TestFailures:
     def test_a_lost_connection(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
         """Notes made while the column is missing are written when it is back."""
         notes.note(key_id, clock.now)
-        store.write_unserialized(lambda db: db.execute_sql("ALTER TABLE api_key RENAME COLUMN last_used_time TO hidden"))
+        store.write_unserialized(
+            lambda db: db.execute_sql("ALTER TABLE api_key RENAME COLUMN last_used_time TO hidden")
+        )
         notes.flush()
-        store.write_unserialized(lambda db: db.execute_sql("ALTER TABLE api_key RENAME COLUMN hidden TO last_used_time"))
+        store.write_unserialized(
+            lambda db: db.execute_sql("ALTER TABLE api_key RENAME COLUMN hidden TO last_used_time")
+        )
         assert last_used(store, key_id) == 0
         notes.flush()
         assert last_used(store, key_id) == clock.now

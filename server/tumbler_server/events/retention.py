@@ -38,9 +38,11 @@ class Retention:
 
         Of each key the last event is kept, beside the log, since it says what the key's row must be.
         The newest event is never removed, and no event from the first on that is not as it was written: that it was
-        changed must not be forgotten. Raises ``StoreUnavailable``.
+        changed must not be forgotten. Events from before the installation's time was set forward may have been dated
+        by a clock that was behind: they are kept for longer by as much. Raises ``StoreUnavailable``.
         """
         before = self._clock() - self._keep
+        ((leapt, leapt_revision),) = self._store.read("SELECT leapt, leapt_revision FROM clock WHERE id = 1")
         newest = log.head(self._store).revision
         removed = number = 0
         last: Link | None = None
@@ -48,7 +50,8 @@ class Retention:
         for link in log.links(self._store, up_to=newest - 1):
             if link.problem:
                 _log.error("no more events are removed; run `tumbler-server audit verify`", problem=link.problem)
-            if link.problem or link.time >= before:
+            later = leapt if link.revision <= leapt_revision else 0
+            if link.problem or link.time + later >= before:
                 break
             last, number = link, number + 1
             if number == BATCH:

@@ -1,5 +1,6 @@
 """Rotation of keys, by a caller with the scope or by the holder of the claim token of a due rotation."""
 
+import json
 from dataclasses import dataclass, replace
 
 from tumbler_server.clock import END, HOUR, NEVER, rfc3339
@@ -18,6 +19,9 @@ DEFAULT_GRACE = HOUR
 
 CLAIM = Actor("", "claim")
 """The actor of a rotation by claim token. The token identifies no caller."""
+
+_UPDATES = "SELECT time, detail FROM event WHERE key_id = ? AND type = ? ORDER BY revision DESC LIMIT 100"
+"""A key's latest updates. The one that set the expiry may be older: the rule then goes by the key's creation."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,12 @@ class Rotations:
     ) -> Issued:
         lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
         expire_time = ledger.expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime)
-        if expire_time > lifetime and actor.key_id and widening.same(transaction.read, actor.key_id, before.id):
-            raise SelfWidening(before.id)
+        if actor.key_id and widening.same(transaction.read, actor.key_id, before.id):
+            lifetime = min(lifetime, _granted(transaction.read, before, now))
+            if rotation.expire_time is None and rotation.ttl is None:
+                expire_time = lifetime
+            if expire_time > lifetime:
+                raise SelfWidening(before.id)
         ends_on_first_use = ends is OldKeyEnds.ON_FIRST_USE
         successor = replace(
             before,
@@ -173,3 +181,17 @@ class Rotations:
         check = Validation()
         check.record("api_key.", key)  # the successor would copy it; an Update can make it smaller
         check.done()
+
+
+def _granted(read: Read, key: Key, now: int) -> int:
+    """Return when a successor expires that lives for as long as the key was last given, at its creation or by Update.
+
+    An Update that brought the expiry forward would otherwise end with the key's next rotation of itself.
+    """
+    if key.expire_time == NEVER:
+        return NEVER
+    found = read(_UPDATES, (key.id, EventType.UPDATED))
+    given = next(
+        (time for time, detail in found if "expire_time" in json.loads(detail)["fields"].split(",")), key.create_time
+    )
+    return min(now + key.expire_time - given, END)

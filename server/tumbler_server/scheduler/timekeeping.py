@@ -12,6 +12,10 @@ the clock has said the same for a day in which a server ran, or an operator says
 So a clock that is wrong for less than a day moves this time by a day at the most, however wrong it is. Where no server
 ran for longer than a day, the right clock is doubted too, and what is due comes a day late, or after ``trust``.
 
+When the mark is set forward by more than a day, the clock may have been behind before, and all events with it. So
+retention takes the events until then for younger by as much (``events.retention``): else the first right clock would
+remove them all.
+
 Verdicts are not given by this time: a key expires by the clock of the server that is asked.
 """
 
@@ -50,6 +54,11 @@ _SELECT = (
     "FROM clock c, log_head h WHERE c.id = 1 AND h.id = 1"
 )
 
+_LEAPT = (
+    "SELECT c.leapt, c.leapt_revision, h.revision, h.anchor_revision "
+    "FROM clock c, log_head h WHERE c.id = 1 AND h.id = 1"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -82,7 +91,7 @@ def read_mark(store: Store) -> Mark:
 
 def trust(store: Store, reading: int) -> None:
     """Set the mark, since somebody knows that this is the time. Raises ``StoreUnavailable``."""
-    store.write_serialized(lambda transaction: _set(transaction, Mark(reading)))
+    store.write_serialized(lambda transaction: _set(transaction, Mark(reading), _mark(transaction.read(_SELECT)[0])))
 
 
 class Timekeeper:
@@ -161,8 +170,9 @@ class Timekeeping:
 
         def move(transaction: Transaction) -> tuple[Mark, _Line]:
             lease.guard(transaction)
-            mark, line = self._moved_on(_mark(transaction.read(_SELECT)[0]), reading, monotonic)
-            _set(transaction, mark)
+            found = _mark(transaction.read(_SELECT)[0])
+            mark, line = self._moved_on(found, reading, monotonic)
+            _set(transaction, mark, found)
             return mark, line
 
         before = self._written
@@ -220,5 +230,11 @@ def _mark(row: tuple[int, ...]) -> Mark:
     return Mark(time or (newest if events > 1 else 0), apart, waited)
 
 
-def _set(transaction: Transaction, mark: Mark) -> None:
-    transaction.run(ClockRow.update(**mark._asdict()).where(ClockRow.id == 1))
+def _set(transaction: Transaction, mark: Mark, before: Mark) -> None:
+    changed = mark._asdict()
+    if before.time and mark.time - before.time > LEAP:
+        ((leapt, until, newest, removed),) = transaction.read(_LEAPT)
+        # Nothing is left of what was before an earlier leap, or it is now older by both.
+        earlier = leapt if until > removed else 0
+        changed |= {"leapt": earlier + mark.time - before.time, "leapt_revision": newest}
+    transaction.run(ClockRow.update(changed).where(ClockRow.id == 1))

@@ -176,6 +176,8 @@ class ClockRow(Model):
     time = BigIntegerField()  # 0: not set yet
     apart = BigIntegerField()  # how far the clock on trial was from it; 0: no clock is on trial
     waited = BigIntegerField()  # how long that clock has kept this distance
+    leapt = BigIntegerField(default=0)  # how far the time was set forward while there are events from before
+    leapt_revision = BigIntegerField(default=0)  # the newest event from before
 
     class Meta:
         table_name = "clock"

@@ -24,6 +24,7 @@ ENDING = {
     "narrower scopes": f"update {KEY_ID} --scope tumbler:keys:read",
     "no scopes": f"update {KEY_ID} --no-scopes",
     "an expiry": f"update {KEY_ID} --expires 2027-01-31",
+    "a successor that expires": f"rotate {KEY_ID} --ttl 1h",
     "networks": f"update {KEY_ID} --allow-cidr 10.0.0.0/8 --name new",
 }
 HARMLESS = {

@@ -22,6 +22,7 @@ from tumbler_server.store.migrations import (
     m0007_evidence,
     m0008_first_use,
     m0009_clock,
+    m0010_leap,
 )
 
 STEPS: tuple[ModuleType, ...] = (
@@ -34,6 +35,7 @@ STEPS: tuple[ModuleType, ...] = (
     m0007_evidence,
     m0008_first_use,
     m0009_clock,
+    m0010_leap,
 )
 
 NEWEST = len(STEPS)

@@ -273,6 +273,7 @@ def rotate(
     ttl: Annotated[Duration | None, spans("--ttl", "How long the new key is valid, instead of --expires.")] = None,
     request_id: RequestId = None,
     output: Output = None,
+    yes: Yes = False,
 ) -> None:
     """Replace a key with a new one that has the same permissions. The old key works until the new one is first used.
 
@@ -288,6 +289,8 @@ def rotate(
         **ending(grace, old_key_ends),
         **_expiry(expires, ttl),
     )
+    if expires is not None or ttl is not None:
+        confirm(session, f"Let the successor of {key_id!a} expire?", lambda last: last.id == key_id, yes=yes)
     with receiver(output) as file:
         answer = session.call("Rotate", request)
         with handing_over(session, answer, key=lost_key(answer.api_key)):
