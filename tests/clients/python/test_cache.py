@@ -11,7 +11,7 @@ from tests.clients.python.test_batcher import join
 from tumbler._batcher import Batcher
 from tumbler._cache import Cache, Position, read_answer
 from tumbler._settings import Settings
-from tumbler.decide import Code
+from tumbler.decide import Code, Demand
 from tumbler.v1 import api_key_service_pb2 as pb
 
 KEY = key_of(1)
@@ -50,7 +50,7 @@ def valid() -> pb.VerifyResponse:
 
 def store(cache: Cache, clock: Clock, position: Position) -> None:
     """Store the key's answer to a call that was sent now, at this position."""
-    cache.store(KEY, read_answer(valid(), KEY, clock()), clock(), position)
+    cache.store(KEY, read_answer(valid(), KEY, Demand(), clock()), position)
 
 
 def test_the_current_cursor_is_dropped(cache: Cache, passing: Clock) -> None:

@@ -177,7 +177,7 @@ class Batcher:
             answer = answer._replace(code=Code.NOT_FOUND, record=None)
         if flight.refused_cursor:
             self._cache.drop_cursor(flight.refused_cursor)
-        self._cache.store(flight.request.key, answer, sent_at, flight.position)
+        self._cache.store(flight.request.key, answer, flight.position)
         return answer
 
     def _settle(self, batch: Batch, outcomes: list[Any]) -> Batch | None:

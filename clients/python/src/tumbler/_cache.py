@@ -99,8 +99,8 @@ class Answer(NamedTuple):
     clock_offset: int
     """Microseconds from our clock to the server's. Never too few."""
     ttl: int
-    expires_at: int
-    """When the answer expires, by our clock. Counted from before the call was sent."""
+    sent_at: int
+    """Before the call was sent, by our clock."""
     revision: int
     size: int
     """Size of the response in bytes."""
@@ -114,7 +114,7 @@ class Answer(NamedTuple):
             return Verification(Code.NOT_FOUND)
         if not was_sent and code in _DEPENDS_ON_DEMAND:
             code = decide(self.record, demand, now + self.clock_offset)
-        return self.record.verification(code, cached=False, until=self.expires_at)
+        return self.record.verification(code, cached=False, until=self.sent_at + self.ttl)
 
 
 def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: int) -> Answer:
@@ -153,7 +153,7 @@ def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: 
         if code in _DEPENDS_ON_DEMAND and decide(record, demand._replace(project_ids=()), check_time) is not code:
             raise ValueError("the answer's record does not give its verdict")
     ttl = response.cache_ttl.ToMicroseconds()
-    return Answer(code, record, check_time - sent_at, ttl, sent_at + ttl, response.revision, response.ByteSize())
+    return Answer(code, record, check_time - sent_at, ttl, sent_at, response.revision, response.ByteSize())
 
 
 def peek_id(key: str) -> str:
@@ -248,7 +248,11 @@ class Cache:
             and (position.generation, position.change_count) == (self._generation, self._change_count)
         )
 
-    def store(self, key: str, answer: Answer, sent_at: int, position: Position) -> None:
+    def is_too_old(self, answer: Answer, now: int) -> bool:
+        """Return whether an answer decides nothing any more: the key may have changed since the call was sent."""
+        return now - answer.sent_at > self._max_staleness
+
+    def store(self, key: str, answer: Answer, position: Position) -> None:
         """Cache an answer for its lifetime, if nothing that the stream delivered since the call began contradicts it.
 
         An answer that denies the key itself evicts it, whatever the stream has delivered so far.
@@ -263,10 +267,12 @@ class Cache:
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
-        valid_verdict = record.verification(Code.VALID, cached=True, until=sent_at + ttl)
-        entry = _Entry(self.digest(key), record, valid_verdict, sent_at + ttl, answer.clock_offset, size)
+        expires_at = answer.sent_at + ttl
+        valid_verdict = record.verification(Code.VALID, cached=True, until=expires_at)
+        entry = _Entry(self.digest(key), record, valid_verdict, expires_at, answer.clock_offset, size)
         with self._lock:
-            if self._generation != position.generation or self._clock() >= self._fresh_until:
+            now = self._clock()
+            if self._generation != position.generation or now >= self._fresh_until or self.is_too_old(answer, now):
                 return
             if answer.revision < self._changes.get(record.key_id, self._revision_floor):
                 return
