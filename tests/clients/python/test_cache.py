@@ -8,11 +8,13 @@ import pytest
 from tests.clients.python.conftest import Clock
 from tests.clients.python.fake_server import NOW, key_of
 from tests.clients.python.test_batcher import join
-from tumbler._batcher import Batcher
+from tumbler._batcher import Batch, Batcher, Failure, Flight
 from tumbler._cache import Cache, Position, read_answer
 from tumbler._settings import Settings
 from tumbler.decide import Code, Demand
+from tumbler.errors import Unavailable
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import event_pb2
 
 KEY = key_of(1)
 
@@ -100,3 +102,87 @@ def test_a_repeated_call_while_the_stream_moves_on(settings: Settings, passing: 
     batcher.answered(batch, valid())
     assert (repeated.future.result(0).code, len(cache), cache.cursor) == (Code.VALID, 0, "new")
     assert cache.fresh_until > passing()
+
+
+class TestRevisions:
+    """An answer and the changes of its key that the stream has delivered."""
+
+    @pytest.fixture
+    def batcher(self, settings: Settings, cache: Cache, passing: Clock) -> Batcher:
+        """Return a batcher with the cache."""
+        return Batcher(settings, cache, passing)
+
+    @staticmethod
+    def change(cache: Cache, clock: Clock, *revisions: int, key: str = KEY, reset: bool = False) -> None:
+        """Deliver a message with events of a key."""
+        events = [event_pb2.KeyEvent(revision=revision, key_id=key[-66:-50]) for revision in revisions]
+        cache.apply(pb.WatchResponse(events=events, cursor="later", reset=reset), False, clock())
+
+    @staticmethod
+    def send(batcher: Batcher) -> tuple[Flight, Batch]:
+        """Send a call for the key."""
+        flight, batch = join(batcher, 1)
+        assert batch is not None
+        return flight, batch
+
+    @pytest.mark.parametrize("revisions", [(100,), (100, 50)], ids=str)
+    def test_an_answer_older_than_a_known_change(
+        self, batcher: Batcher, cache: Cache, passing: Clock, revisions: tuple[int, ...]
+    ) -> None:
+        """It decides nothing, whatever it says of the key, and is not cached. Newer ones are."""
+        self.change(cache, passing, *revisions)
+        for code in (pb.VERIFY_CODE_VALID, pb.VERIFY_CODE_REVOKED):
+            response = valid()
+            response.code, response.valid, response.revision = code, code == pb.VERIFY_CODE_VALID, 99
+            flight, batch = self.send(batcher)
+            batcher.answered(batch, response)
+            assert isinstance(flight.future.result(0), Failure)
+            assert flight.future.result(0).kind is Unavailable
+            assert len(cache) == 0
+        response = valid()
+        response.revision = 100
+        flight, batch = self.send(batcher)
+        batcher.answered(batch, response)
+        assert (flight.future.result(0).code, len(cache)) == (Code.VALID, 1)
+
+    def test_a_key_that_is_not_proven(self, batcher: Batcher, cache: Cache, passing: Clock) -> None:
+        """An answer that proves no key is about no key's changes."""
+        self.change(cache, passing, 100)
+        flight, batch = self.send(batcher)
+        batcher.answered(batch, pb.VerifyResponse(code=pb.VERIFY_CODE_NOT_FOUND))
+        assert flight.future.result(0).code is Code.NOT_FOUND
+
+    def test_a_change_of_another_key(self, batcher: Batcher, cache: Cache, passing: Clock) -> None:
+        """Each key has its own revision."""
+        self.change(cache, passing, 100, key=key_of(2))
+        flight, batch = self.send(batcher)
+        batcher.answered(batch, valid())
+        assert (flight.future.result(0).code, len(cache)) == (Code.VALID, 1)
+
+    def test_a_change_during_the_call(self, batcher: Batcher, cache: Cache, passing: Clock) -> None:
+        """The answer counts for those who asked before the change, and is not cached."""
+        flight, batch = self.send(batcher)
+        self.change(cache, passing, 100)
+        batcher.answered(batch, valid())
+        assert (flight.future.result(0).code, len(cache)) == (Code.VALID, 0)
+
+    @pytest.mark.parametrize("is_sent", [False, True])
+    def test_a_reset(self, batcher: Batcher, cache: Cache, passing: Clock, is_sent: bool) -> None:
+        """After an older backup was restored, revisions count from there again."""
+        self.change(cache, passing, 100)
+        if is_sent:
+            flight, batch = self.send(batcher)
+        self.change(cache, passing, reset=True)
+        if not is_sent:
+            flight, batch = self.send(batcher)
+        batcher.answered(batch, valid())
+        assert flight.future.result(0).code is Code.VALID
+
+    def test_a_refused_cursor(self, batcher: Batcher, cache: Cache, passing: Clock) -> None:
+        """A server that does not know the cursor does not know the changes before it either."""
+        self.change(cache, passing, 100)
+        flight, batch = self.send(batcher)
+        repeated = batcher.failed(batch, grpc.StatusCode.INVALID_ARGUMENT, "consistency")
+        assert repeated is not None
+        batcher.answered(repeated, valid())
+        assert (flight.future.result(0).code, cache.cursor) == (Code.VALID, "")

@@ -177,6 +177,8 @@ class Position(NamedTuple):
     generation: int
     change_count: int
     cursor: str
+    revision: int = 0
+    """The highest revision of the key's events. 0: none is known."""
 
 
 class Cache:
@@ -235,10 +237,15 @@ class Cache:
             return entry.valid_verdict
         return entry.record.verification(code, cached=True)
 
-    def position(self) -> Position:
-        """Return what the stream has delivered so far."""
+    def position(self, key: str = "") -> Position:
+        """Return what the stream has delivered so far, in general and about a presented key."""
         with self._lock:
-            return Position(self._generation, self._change_count, self.cursor)
+            return Position(self._generation, self._change_count, self.cursor, self._changes.get(peek_id(key), 0))
+
+    def contradicts(self, answer: Answer, position: Position) -> bool:
+        """Return whether an answer is older than what the stream had delivered about its key when the call was sent."""
+        is_older = answer.record is not None and answer.revision < position.revision
+        return is_older and self._generation == position.generation
 
     def unchanged_since(self, position: Position) -> bool:
         """Return whether a caller may share the answer to a call from then: fresh, and nothing was delivered since."""
@@ -297,10 +304,10 @@ class Cache:
                 self._change_count += 1
                 self._evict(event.key_id)
                 self.on_change(event.key_id)
-                self._changes[event.key_id] = event.revision
+                self._changes[event.key_id] = max(event.revision, self._changes.get(event.key_id, 0))
                 self._changes.move_to_end(event.key_id)
                 if len(self._changes) > MAX_CHANGES:
-                    self._revision_floor = self._changes.popitem(last=False)[1]
+                    self._revision_floor = max(self._revision_floor, self._changes.popitem(last=False)[1])
             if response.cursor:
                 self.cursor = response.cursor
             if response.events or response.reset:
