@@ -1,9 +1,11 @@
 """When a refused cursor is dropped, and which answers are cached after that."""
 
 import logging
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from tests.clients.python.conftest import Clock
 from tests.clients.python.fake_server import NOW, key_of
@@ -186,3 +188,57 @@ class TestRevisions:
         assert repeated is not None
         batcher.answered(repeated, valid())
         assert (flight.future.result(0).code, cache.cursor) == (Code.VALID, "")
+
+
+class TestOddTimes:
+    """Times and cursors that no server should send."""
+
+    @pytest.mark.parametrize(
+        "age",
+        [
+            {"nanos": -1},
+            {"seconds": -1},
+            {"seconds": -(2**63), "nanos": -(2**31)},
+            {"seconds": 1},
+            {"seconds": 2**63 - 1, "nanos": 2**31 - 1},
+        ],
+        ids=str,
+    )
+    def test_an_impossible_age(self, cache: Cache, passing: Clock, age: dict[str, int]) -> None:
+        """A heartbeat that is older than its stream, or from the future, ends freshness and the stream."""
+        message = pb.WatchResponse(cursor="new", stream_age=Duration(**age))
+        assert not cache.apply(message, False, passing())
+        assert cache.fresh_until < passing()
+
+    @pytest.mark.parametrize("ttl", [-1, -(2**63), 2**63 - 1], ids=str)
+    def test_an_impossible_lifetime(self, cache: Cache, passing: Clock, ttl: int) -> None:
+        """A negative one means that the answer is not cached. The longest overflows nothing."""
+        cache.invalidate()
+        deliver(cache, passing, "new")
+        response = valid()
+        response.cache_ttl.seconds = ttl
+        answer = read_answer(response, KEY, Demand(), passing())
+        assert answer.verdict(Demand(), passing(), was_sent=True)
+        cache.store(KEY, answer, cache.position())
+        assert len(cache) == (ttl > 0)
+
+    def test_messages_without_a_cursor(self, settings: Settings, passing: Clock) -> None:
+        """They keep the cursor that is known. While there is none, nothing is cached."""
+        cache = Cache(settings, passing)
+        deliver(cache, passing, "")
+        store(cache, passing, cache.position())
+        assert (len(cache), cache.fresh_until > passing()) == (0, True)
+        deliver(cache, passing, "new")
+        deliver(cache, passing, "")
+        cache.apply(pb.WatchResponse(reset=True), False, passing())
+        assert cache.cursor == "new"
+        store(cache, passing, cache.position())
+        assert len(cache) == 1
+
+
+@pytest.mark.parametrize("code", [pb.VERIFY_CODE_MALFORMED, pb.VERIFY_CODE_NOT_FOUND])
+def test_the_time_of_a_key_that_is_not_proven(code: Any) -> None:
+    """Nothing depends on the check_time of such an answer."""
+    response = pb.VerifyResponse(code=code)
+    response.check_time.seconds = 2**62
+    assert read_answer(response, KEY, Demand(), 0).code == code

@@ -698,6 +698,8 @@ class TestCalls:
             {"valid": False, "code": pb.VERIFY_CODE_UNSPECIFIED},
             {"valid": True, "code": pb.VERIFY_CODE_VALID, "key_id": ""},
             {"valid": True, "code": 11},
+            {"valid": False, "code": 11},
+            {"valid": False, "code": 11, "key_id": "x"},
             {"valid": True, "code": pb.VERIFY_CODE_VALID, "key_id": "x", "allowed_cidrs": ["192.0.2.7/24"]},
         ],
         ids=str,
@@ -708,6 +710,37 @@ class TestCalls:
         fake.answers[key] = pb.VerifyResponse(**fields)
         with pytest.raises(tumbler.Unavailable):
             verifier.verify(key)
+
+
+class TestUnknownCodes:
+    """Answers of a newer server."""
+
+    @pytest.mark.parametrize("code", [0, 77], ids=str)
+    def test_a_denial_with_an_unknown_code(self, fake: FakeServer, verifier: Any, code: Any) -> None:
+        """It denies like all others, and is not cached. Its check_time does not matter."""
+        key = fake.knows(1)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
+        fake.answers[key].valid, fake.answers[key].code = False, code
+        fake.answers[key].ClearField("check_time")
+        fake.send(key)
+        fake.handled(verifier)
+        told = verifier.verify(key)
+        assert (told.code, told.key_id, told.project_id) == (Code.UNSPECIFIED, id_of(key), "acme")
+        assert not told
+        assert not told.valid
+        assert verifier.verifier.remembered == 0
+        assert not verifier.verify(key, project_id="acme").cached
+        assert verifier.verify(key, project_id="another").code is Code.NOT_FOUND
+
+    def test_a_denial_with_an_unknown_code_evicts(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
+        """A record that was cached is dropped, without any event."""
+        key = fake.knows(1, cache_ttl=1)
+        verifier.verify(key)
+        passing.pass_by(1)
+        assert verifier.verifier.remembered == 1
+        fake.answers[key].valid, fake.answers[key].code = False, 77  # type: ignore[assignment]
+        assert verifier.verify(key).code is Code.UNSPECIFIED
+        assert verifier.verifier.remembered == 0
 
 
 class TestOldAnswers:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tumbler import keyformat
 from tumbler._settings import SECOND, Settings
-from tumbler.decide import Code, Demand, decide, parse_network
+from tumbler.decide import Code, Demand, decide
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.verification import NOTHING, Verification
 
@@ -47,6 +47,7 @@ _DEPENDS_ON_DEMAND = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_N
 """Codes that depend on the demand. The key itself is neither revoked, superseded, inactive nor expired."""
 _UNPROVEN = frozenset({Code.MALFORMED, Code.NOT_FOUND})
 """Codes that say nothing about the key."""
+_KNOWN = frozenset(Code)
 
 
 def steady_clock() -> int:
@@ -126,16 +127,17 @@ def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: 
         ValueError: This version does not understand the response, or it contradicts itself.
 
     """
-    code = Code(response.code)
+    code = Code(response.code) if response.code in _KNOWN else Code.UNSPECIFIED
     if response.valid != (code is Code.VALID):
         raise ValueError("the answer contradicts itself")
-    check_time = response.check_time.ToMicroseconds()
-    record = None
+    check_time, record = 0, None
     if code not in _UNPROVEN:
         if response.key_id != peek_id(key):
             raise ValueError("the answer is about another key")
-        if not response.HasField("check_time"):
-            raise ValueError("the answer does not say when it was checked")
+        if code is not Code.UNSPECIFIED:
+            if not response.HasField("check_time"):
+                raise ValueError("the answer does not say when it was checked")
+            check_time = response.check_time.ToMicroseconds()
         record = KeyRecord(
             response.key_id,
             response.project_id,
@@ -148,8 +150,6 @@ def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: 
             response.expire_time.ToMicroseconds() if response.HasField("expire_time") else NEVER,
             response.grace_expire_time.ToMicroseconds() if response.HasField("grace_expire_time") else NEVER,
         )
-        for cidr in record.allowed_cidrs:
-            parse_network(cidr)
         if code in _DEPENDS_ON_DEMAND and decide(record, demand._replace(project_ids=()), check_time) is not code:
             raise ValueError("the answer's record does not give its verdict")
     ttl = response.cache_ttl.ToMicroseconds()
@@ -341,7 +341,8 @@ class Cache:
         if heartbeat.HasField("stream_age"):
             # The server opened the stream after we requested it, so this instant is never too late.
             confirmed_at = requested_at + heartbeat.stream_age.ToMicroseconds()
-            if confirmed_at > now + MAX_HEARTBEAT_LEAD:  # this machine was stopped, and its clock with it
+            is_ahead = confirmed_at > now + MAX_HEARTBEAT_LEAD  # this machine was stopped, and its clock with it
+            if is_ahead or heartbeat.stream_age.ToNanoseconds() < 0:
                 self._fresh_until = -NEVER
                 return False
         elif requested_at < self._fresh_until <= now:
