@@ -47,7 +47,7 @@ _DEPENDS_ON_DEMAND = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_N
 """Codes that depend on the demand. The key itself is neither revoked, superseded, inactive nor expired."""
 _UNPROVEN = frozenset({Code.MALFORMED, Code.NOT_FOUND})
 """Codes that say nothing about the key."""
-_KNOWN = frozenset(Code)
+_KNOWN: frozenset[int] = frozenset(Code)
 
 
 def steady_clock() -> int:
@@ -127,7 +127,7 @@ def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: 
         ValueError: This version does not understand the response, or it contradicts itself.
 
     """
-    code = Code(response.code) if response.code in _KNOWN else Code.UNSPECIFIED
+    code = Code(response.code) if int(response.code) in _KNOWN else Code.UNSPECIFIED
     if response.valid != (code is Code.VALID):
         raise ValueError("the answer contradicts itself")
     check_time, record = 0, None
