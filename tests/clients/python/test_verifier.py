@@ -426,6 +426,18 @@ class TestStream:
             fake.handled(verifier)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
+    @pytest.mark.usefixtures("unwritable")
+    def test_a_logger_that_fails(self, fake: FakeServer, verifier: Any) -> None:
+        """The stream is reopened and restored all the same, also after a refusal."""
+        key = fake.knows(1)
+        fake.cut()
+        fake.cut()
+        fake.send()
+        fake.handled(verifier)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
+        fake.cut(grpc.StatusCode.PERMISSION_DENIED)
+        assert len(fake.streams) == 4
+
 
 class TestCalls:
     """What happens to answers, and how few calls there are."""
