@@ -41,7 +41,7 @@ class _CallerChanged(Exception):
         self.standing = standing
 
 
-_COUNTED = {code: metrics.VERDICTS.labels(code.name.lower()) for code in Code}
+_COUNTED = {code: metrics.VERDICTS.labels(code.name.lower()) for code in Code if code}
 
 
 def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerContext], Response]:

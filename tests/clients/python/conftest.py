@@ -1,6 +1,7 @@
 """Both verifiers behind one interface, so that each test runs with each."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -83,6 +84,24 @@ class Loop:
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+
+@pytest.fixture
+def unwritable() -> Iterator[logging.Logger]:
+    """Yield the logger of the clients, which raises an error for each record. So do the guards'."""
+
+    def fails(_: logging.LogRecord) -> bool:
+        raise OSError("no space left on device")
+
+    loggers = [logging.getLogger(name) for name in ("tumbler", "tumbler.guards")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+        logger.addFilter(fails)
+    yield loggers[0]
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+        logger.removeFilter(fails)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ FORBIDDEN_TEXT = "this API key does not allow that"
 UNDECIDED_TEXT = "API keys cannot be verified at the moment"
 
 OUTCOMES: list[tuple[Code | type[Exception], str, int, str]] = [
+    (Code.UNSPECIFIED, "UNAUTHENTICATED", 401, KEY_TEXT),
     (Code.MALFORMED, "UNAUTHENTICATED", 401, KEY_TEXT),
     (Code.NOT_FOUND, "UNAUTHENTICATED", 401, KEY_TEXT),
     (Code.REVOKED, "UNAUTHENTICATED", 401, KEY_TEXT),

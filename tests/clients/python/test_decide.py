@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.test_decide import instant
 from tumbler._cache import KeyRecord
-from tumbler.decide import Demand, decide
+from tumbler.decide import Code, Demand, decide
 
 ROWS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors" / "verify.json").read_text())["vectors"]
 
@@ -30,3 +30,10 @@ def test_row(row: dict[str, Any]) -> None:
     """Each row is decided as the file says."""
     asked = {name: tuple(value) if isinstance(value, list) else value for name, value in row["request"].items()}
     assert decide(record_of(row["record"]), Demand(**asked), instant(row["now"])).name == row["code"]
+
+
+def test_a_network_that_cannot_be_parsed() -> None:
+    """It contains no address, and the others count as before."""
+    for networks, code in [(("junk",), Code.IP_NOT_ALLOWED), (("junk", "192.0.2.0/24"), Code.VALID)]:
+        record = KeyRecord("0123456789abcdef", "acme", allowed_cidrs=networks)
+        assert decide(record, Demand(client_ip="192.0.2.1"), 0) is code

@@ -156,6 +156,16 @@ class TestGuard:
             assert (outcome.name if isinstance(outcome, Code) else "as the test has it") in caplog.text
             assert GOOD not in caplog.text
 
+    @pytest.mark.usefixtures("unwritable")
+    def test_outcomes_that_cannot_be_logged(self, serve: Callable[..., Any]) -> None:
+        """The answers are the same."""
+        server = serve()
+        for outcome, status, _, text in OUTCOMES:
+            server.says.outcome = outcome
+            with pytest.raises(grpc.RpcError) as raised:
+                call(server)
+            assert (raised.value.code().name, raised.value.details()) == (status, text)
+
     def test_what_is_demanded(self, serve: Callable[..., Any]) -> None:
         """The scopes, the environment and the project are the configured ones. The address is the peer's."""
         server = serve(scopes=["orders:read"], environment_id="live", project_id="acme")

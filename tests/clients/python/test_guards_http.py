@@ -103,6 +103,15 @@ class TestAsgi:
         assert (outcome.name if isinstance(outcome, Code) else "as the test has it") in caplog.text
         assert GOOD not in caplog.text
 
+    @pytest.mark.parametrize(("outcome", "_", "status", "text"), OUTCOMES)
+    @pytest.mark.usefixtures("unwritable")
+    def test_outcomes_that_cannot_be_logged(self, outcome: Any, _: str, status: int, text: str) -> None:
+        """The answers are the same."""
+        says = SaysAio()
+        says.outcome = outcome
+        response = get(asgi.RequireKey(application(), verifier=says), **BEARER)
+        assert (response.status_code, response.json()) == (status, {"error": text})
+
     def test_exempt(self) -> None:
         """Exempt requests need no key, by path or by a function. Others do."""
         for exempt in (["/healthz"], lambda scope: scope["path"] == "/healthz"):

@@ -172,16 +172,27 @@ def test_an_answer_that_denies_a_key(world: World) -> None:
     assert len(world.asked()) == 1
 
 
-@pytest.mark.parametrize("left", [0.0004, 3.0], ids=str)
+@pytest.mark.parametrize("left", [-5.0, 0.0, 0.0004, 0.999, 3.0], ids=str)
 def test_the_end_of_a_record(world: World, left: float) -> None:
-    """A key is verified within a tenth of a second when its record ends by itself, by expiry or grace."""
+    """A key is verified again when its record ends by itself, by expiry or grace, but at most once a second."""
     world.open(1)
     world.changed(1)
     world.settle(world.asked(), world.valid(left))
     pause = world.sessions.pause()
     assert pause is not None
-    assert pause <= max(left, 0.1)
-    world.clock.pass_by(max(left, 0.1))
+    assert pause <= max(left, 1.0)
+    world.clock.pass_by(max(left, 1.0) - 0.001)
+    assert world.asked() == []
+    world.clock.pass_by(0.001)
+    assert len(world.asked()) == 1
+
+
+def test_changes_are_not_delayed(world: World) -> None:
+    """An event makes its key be verified at once, however short its answers live."""
+    world.open(1)
+    world.changed(1)
+    world.settle(world.asked(), world.valid(0))
+    world.changed(1)
     assert len(world.asked()) == 1
 
 
@@ -332,6 +343,22 @@ def test_an_end_that_fails(world: World, caplog: pytest.LogCaptureFixture) -> No
     assert [name for name, _ in world.ended] == ["other"]
     assert "could not be ended" in caplog.text
     assert key_of(1) not in caplog.text
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_a_failed_end_that_cannot_be_logged(world: World) -> None:
+    """If that cannot be logged either, the other streams still end."""
+
+    def fails(_: Any) -> None:
+        raise ZeroDivisionError
+
+    for number in (1, 2):
+        world.sessions.open(key_of(number), READ, world.valid(), world.sessions.change_count, fails)
+    world.open(2, "other")
+    world.changed(1, 2)
+    world.settle(world.asked(), Verification(Code.REVOKED))
+    assert [name for name, _ in world.ended] == ["other"]
+    assert len(world.sessions) == 0
 
 
 def test_a_stream_that_nothing_watches() -> None:

@@ -4,6 +4,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from tests.clients.python.conftest import Clock
 from tests.clients.python.fake_server import NONSENSE, NOW, OWN_KEY, PATIENCE, FakeServer, id_of, key_of
 from tests.e2e.service import eventually
 from tumbler import Code
+from tumbler.decide import Demand
 from tumbler.v1 import api_key_service_pb2 as pb
 
 Opened = Callable[..., Any]
@@ -424,6 +426,18 @@ class TestStream:
             fake.handled(verifier)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
+    @pytest.mark.usefixtures("unwritable")
+    def test_a_logger_that_fails(self, fake: FakeServer, verifier: Any) -> None:
+        """The stream is reopened and restored all the same, also after a refusal."""
+        key = fake.knows(1)
+        fake.cut()
+        fake.cut()
+        fake.send()
+        fake.handled(verifier)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
+        fake.cut(grpc.StatusCode.PERMISSION_DENIED)
+        assert len(fake.streams) == 4
+
 
 class TestCalls:
     """What happens to answers, and how few calls there are."""
@@ -696,6 +710,8 @@ class TestCalls:
             {"valid": False, "code": pb.VERIFY_CODE_UNSPECIFIED},
             {"valid": True, "code": pb.VERIFY_CODE_VALID, "key_id": ""},
             {"valid": True, "code": 11},
+            {"valid": False, "code": 11},
+            {"valid": False, "code": 11, "key_id": "x"},
             {"valid": True, "code": pb.VERIFY_CODE_VALID, "key_id": "x", "allowed_cidrs": ["192.0.2.7/24"]},
         ],
         ids=str,
@@ -706,6 +722,83 @@ class TestCalls:
         fake.answers[key] = pb.VerifyResponse(**fields)
         with pytest.raises(tumbler.Unavailable):
             verifier.verify(key)
+
+
+class TestUnknownCodes:
+    """Answers of a newer server."""
+
+    @pytest.mark.parametrize("code", [0, 77], ids=str)
+    def test_a_denial_with_an_unknown_code(self, fake: FakeServer, verifier: Any, code: Any) -> None:
+        """It denies like all others, and is not cached. Its check_time does not matter."""
+        key = fake.knows(1)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
+        fake.answers[key].valid, fake.answers[key].code = False, code
+        fake.answers[key].ClearField("check_time")
+        fake.send(key)
+        fake.handled(verifier)
+        told = verifier.verify(key)
+        assert (told.code, told.key_id, told.project_id) == (Code.UNSPECIFIED, id_of(key), "acme")
+        assert not told
+        assert not told.valid
+        assert verifier.verifier.remembered == 0
+        assert not verifier.verify(key, project_id="acme").cached
+        assert verifier.verify(key, project_id="another").code is Code.NOT_FOUND
+
+    def test_a_denial_with_an_unknown_code_evicts(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
+        """A record that was cached is dropped, without any event."""
+        key = fake.knows(1, cache_ttl=1)
+        verifier.verify(key)
+        passing.pass_by(1)
+        assert verifier.verifier.remembered == 1
+        fake.answers[key].valid, fake.answers[key].code = False, 77  # type: ignore[assignment]
+        assert verifier.verify(key).code is Code.UNSPECIFIED
+        assert verifier.verifier.remembered == 0
+
+
+class TestOldAnswers:
+    """An answer that is handed out later than ``max_staleness`` after its call was sent."""
+
+    @pytest.mark.parametrize("options", [{}, {"watch": False}, {"watch": False, "fixed_ttl": 60}], ids=str)
+    def test_an_answer_that_was_long_on_its_way(
+        self, fake: FakeServer, opened: Opened, passing: Clock, options: Any
+    ) -> None:
+        """It decides nothing, whatever it says: the key may have changed meanwhile."""
+        verifier, valid, revoked = opened(**options), fake.knows(1), fake.knows(2, code=pb.VERIFY_CODE_REVOKED)
+        for key in (valid, revoked):
+            release = fake.hold(key)
+            begun = verifier.begin(key)
+            fake.await_held(key)
+            passing.pass_by(15.000_001)
+            release()
+            with pytest.raises(tumbler.Unavailable, match="too old"):
+                begun.result(PATIENCE)
+            assert verifier.verifier.remembered == 0
+        assert verifier.verify(valid).valid
+
+    def test_an_answer_just_in_time(self, fake: FakeServer, verifier: Any, passing: Clock) -> None:
+        """It counts until ``max_staleness`` is over."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        passing.pass_by(15)
+        release()
+        assert begun.result(PATIENCE).valid
+
+    def test_a_process_that_stood_still_with_an_answer(self, passing: Clock) -> None:
+        """The age counts when a caller is given the verdict, not when the answer arrives."""
+        with tumbler.Verifier("127.0.0.1:1", api_key=OWN_KEY, watch=False, clock=passing) as verifier:
+            key, demand = key_of(1), Demand()
+            flight, batch = verifier._batcher.join(key, demand, futures.Future)
+            assert batch is not None
+            response = pb.VerifyResponse(valid=True, code=pb.VERIFY_CODE_VALID, key_id=id_of(key), project_id="acme")
+            response.check_time.seconds = NOW
+            verifier._batcher.answered(batch, response)
+            outcome = flight.future.result(0)
+            assert verifier._verdict_of(flight, demand, outcome)
+            passing.pass_by(15.000_001)
+            with pytest.raises(tumbler.Unavailable, match="too old"):
+                verifier._verdict_of(flight, demand, outcome)
 
 
 class TestWithoutStream:

@@ -65,7 +65,7 @@ class BaseVerifier:
             cache_size: Maximum number of cached keys. 0: no cache.
             cache_bytes: Maximum size of the cache. A key counts as the server's answer plus 1,024 bytes. 0: no cache.
             max_staleness: Maximum age of the instant that the stream's last heartbeat confirms. The cache does not
-                answer beyond it.
+                answer beyond it. Also the maximum age of the server's answer to a call, counted from sending it.
             heartbeat: The longest silence of a healthy stream: 1 second to 1 hour, shorter than ``max_staleness``.
             timeout: The longest wait for the server in one ``verify``.
             watch: Follow the server's stream of changes. Without it nothing is cached, unless ``fixed_ttl`` is set.
@@ -135,7 +135,10 @@ class BaseVerifier:
 
         """
         if isinstance(outcome, Answer):
-            return outcome.verdict(demand, self._clock(), was_sent=demand == flight.demand)
+            now = self._clock()
+            if self._cache.is_too_old(outcome, now):  # this process may have stood still since the answer arrived
+                raise Unavailable("the server's answer is too old")
+            return outcome.verdict(demand, now, was_sent=demand == flight.demand)
         if outcome.kind is InvalidRequest and demand != flight.demand:
             return None
         raise outcome.kind(outcome.text)

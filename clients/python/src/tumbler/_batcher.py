@@ -173,11 +173,13 @@ class Batcher:
             answer = read_answer(response, flight.request.key, flight.demand, sent_at)
         except ValueError:
             return _bad_answer()
+        if self._cache.contradicts(answer, flight.position):
+            return _bad_answer()
         if answer.record is not None and not self._settings.accepts(answer.record.project_id):
             answer = answer._replace(code=Code.NOT_FOUND, record=None)
         if flight.refused_cursor:
             self._cache.drop_cursor(flight.refused_cursor)
-        self._cache.store(flight.request.key, answer, sent_at, flight.position)
+        self._cache.store(flight.request.key, answer, flight.position)
         return answer
 
     def _settle(self, batch: Batch, outcomes: list[Any]) -> Batch | None:
@@ -212,7 +214,7 @@ class Batcher:
     def _next_batch(self) -> Batch | None:
         if self._calls_in_flight == MAX_CALLS_IN_FLIGHT or self._closed is not None:
             return None
-        now, position = self._clock(), self._cache.position()
+        now = self._clock()
         flights: list[Flight] = []
         size = 0
         while self._queue:
@@ -222,6 +224,7 @@ class Batcher:
                 if self._joinable.get(flight.request.key) is flight:
                     del self._joinable[flight.request.key]
                 continue
+            position = self._cache.position(flight.request.key)
             flight.request.ClearField("consistency")
             if position.cursor and not flight.refused_cursor:
                 flight.request.consistency.at_least_as_fresh = position.cursor
@@ -233,7 +236,7 @@ class Batcher:
                 break
             flights.append(self._queue.popleft())
             flight.sent_at = now
-            flight.position = position._replace(cursor="") if flight.refused_cursor else position
+            flight.position = position._replace(cursor="", revision=0) if flight.refused_cursor else position
         if not flights:
             return None
         self._calls_in_flight += 1

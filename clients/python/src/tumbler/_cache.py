@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tumbler import keyformat
 from tumbler._settings import SECOND, Settings
-from tumbler.decide import Code, Demand, decide, parse_network
+from tumbler.decide import Code, Demand, decide
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.verification import NOTHING, Verification
 
@@ -47,6 +47,7 @@ _DEPENDS_ON_DEMAND = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_N
 """Codes that depend on the demand. The key itself is neither revoked, superseded, inactive nor expired."""
 _UNPROVEN = frozenset({Code.MALFORMED, Code.NOT_FOUND})
 """Codes that say nothing about the key."""
+_KNOWN: frozenset[int] = frozenset(Code)
 
 
 def steady_clock() -> int:
@@ -99,8 +100,8 @@ class Answer(NamedTuple):
     clock_offset: int
     """Microseconds from our clock to the server's. Never too few."""
     ttl: int
-    expires_at: int
-    """When the answer expires, by our clock. Counted from before the call was sent."""
+    sent_at: int
+    """Before the call was sent, by our clock."""
     revision: int
     size: int
     """Size of the response in bytes."""
@@ -114,7 +115,7 @@ class Answer(NamedTuple):
             return Verification(Code.NOT_FOUND)
         if not was_sent and code in _DEPENDS_ON_DEMAND:
             code = decide(self.record, demand, now + self.clock_offset)
-        return self.record.verification(code, cached=False, until=self.expires_at)
+        return self.record.verification(code, cached=False, until=self.sent_at + self.ttl)
 
 
 def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: int) -> Answer:
@@ -126,16 +127,17 @@ def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: 
         ValueError: This version does not understand the response, or it contradicts itself.
 
     """
-    code = Code(response.code)
+    code = Code(response.code) if int(response.code) in _KNOWN else Code.UNSPECIFIED
     if response.valid != (code is Code.VALID):
         raise ValueError("the answer contradicts itself")
-    check_time = response.check_time.ToMicroseconds()
-    record = None
+    check_time, record = 0, None
     if code not in _UNPROVEN:
         if response.key_id != peek_id(key):
             raise ValueError("the answer is about another key")
-        if not response.HasField("check_time"):
-            raise ValueError("the answer does not say when it was checked")
+        if code is not Code.UNSPECIFIED:
+            if not response.HasField("check_time"):
+                raise ValueError("the answer does not say when it was checked")
+            check_time = response.check_time.ToMicroseconds()
         record = KeyRecord(
             response.key_id,
             response.project_id,
@@ -148,12 +150,10 @@ def read_answer(response: pb.VerifyResponse, key: str, demand: Demand, sent_at: 
             response.expire_time.ToMicroseconds() if response.HasField("expire_time") else NEVER,
             response.grace_expire_time.ToMicroseconds() if response.HasField("grace_expire_time") else NEVER,
         )
-        for cidr in record.allowed_cidrs:
-            parse_network(cidr)
         if code in _DEPENDS_ON_DEMAND and decide(record, demand._replace(project_ids=()), check_time) is not code:
             raise ValueError("the answer's record does not give its verdict")
     ttl = response.cache_ttl.ToMicroseconds()
-    return Answer(code, record, check_time - sent_at, ttl, sent_at + ttl, response.revision, response.ByteSize())
+    return Answer(code, record, check_time - sent_at, ttl, sent_at, response.revision, response.ByteSize())
 
 
 def peek_id(key: str) -> str:
@@ -177,6 +177,8 @@ class Position(NamedTuple):
     generation: int
     change_count: int
     cursor: str
+    revision: int = 0
+    """The highest revision of the key's events. 0: none is known."""
 
 
 class Cache:
@@ -235,10 +237,15 @@ class Cache:
             return entry.valid_verdict
         return entry.record.verification(code, cached=True)
 
-    def position(self) -> Position:
-        """Return what the stream has delivered so far."""
+    def position(self, key: str = "") -> Position:
+        """Return what the stream has delivered so far, in general and about a presented key."""
         with self._lock:
-            return Position(self._generation, self._change_count, self.cursor)
+            return Position(self._generation, self._change_count, self.cursor, self._changes.get(peek_id(key), 0))
+
+    def contradicts(self, answer: Answer, position: Position) -> bool:
+        """Return whether an answer is older than what the stream had delivered about its key when the call was sent."""
+        is_older = answer.record is not None and answer.revision < position.revision
+        return is_older and self._generation == position.generation
 
     def unchanged_since(self, position: Position) -> bool:
         """Return whether a caller may share the answer to a call from then: fresh, and nothing was delivered since."""
@@ -248,7 +255,11 @@ class Cache:
             and (position.generation, position.change_count) == (self._generation, self._change_count)
         )
 
-    def store(self, key: str, answer: Answer, sent_at: int, position: Position) -> None:
+    def is_too_old(self, answer: Answer, now: int) -> bool:
+        """Return whether an answer decides nothing any more: the key may have changed since the call was sent."""
+        return now - answer.sent_at > self._max_staleness
+
+    def store(self, key: str, answer: Answer, position: Position) -> None:
         """Cache an answer for its lifetime, if nothing that the stream delivered since the call began contradicts it.
 
         An answer that denies the key itself evicts it, whatever the stream has delivered so far.
@@ -263,10 +274,12 @@ class Cache:
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
-        valid_verdict = record.verification(Code.VALID, cached=True, until=sent_at + ttl)
-        entry = _Entry(self.digest(key), record, valid_verdict, sent_at + ttl, answer.clock_offset, size)
+        expires_at = answer.sent_at + ttl
+        valid_verdict = record.verification(Code.VALID, cached=True, until=expires_at)
+        entry = _Entry(self.digest(key), record, valid_verdict, expires_at, answer.clock_offset, size)
         with self._lock:
-            if self._generation != position.generation or self._clock() >= self._fresh_until:
+            now = self._clock()
+            if self._generation != position.generation or now >= self._fresh_until or self.is_too_old(answer, now):
                 return
             if answer.revision < self._changes.get(record.key_id, self._revision_floor):
                 return
@@ -291,10 +304,10 @@ class Cache:
                 self._change_count += 1
                 self._evict(event.key_id)
                 self.on_change(event.key_id)
-                self._changes[event.key_id] = event.revision
+                self._changes[event.key_id] = max(event.revision, self._changes.get(event.key_id, 0))
                 self._changes.move_to_end(event.key_id)
                 if len(self._changes) > MAX_CHANGES:
-                    self._revision_floor = self._changes.popitem(last=False)[1]
+                    self._revision_floor = max(self._revision_floor, self._changes.popitem(last=False)[1])
             if response.cursor:
                 self.cursor = response.cursor
             if response.events or response.reset:
@@ -328,7 +341,8 @@ class Cache:
         if heartbeat.HasField("stream_age"):
             # The server opened the stream after we requested it, so this instant is never too late.
             confirmed_at = requested_at + heartbeat.stream_age.ToMicroseconds()
-            if confirmed_at > now + MAX_HEARTBEAT_LEAD:  # this machine was stopped, and its clock with it
+            is_ahead = confirmed_at > now + MAX_HEARTBEAT_LEAD  # this machine was stopped, and its clock with it
+            if is_ahead or heartbeat.stream_age.ToNanoseconds() < 0:
                 self._fresh_until = -NEVER
                 return False
         elif requested_at < self._fresh_until <= now:

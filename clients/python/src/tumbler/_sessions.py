@@ -7,11 +7,13 @@ expiry or the end of its grace period.
 
 import heapq
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from tumbler._cache import NEVER, Cache, Clock, peek_id
+from tumbler._logging import log
 from tumbler._settings import SECOND, Settings
 from tumbler.decide import Demand
 from tumbler.errors import Unavailable
@@ -23,8 +25,9 @@ MAX_CHECKS = 256
 RETRY_DELAY = SECOND
 """How long to wait before a key that could not be verified is retried."""
 
-_MIN_TRUST = SECOND // 10
-"""Minimum time that an answer counts. The last answers before an expiry live for microseconds."""
+_MIN_TRUST = SECOND
+"""Minimum time that an answer counts. The last answers before an expiry live for microseconds, and others not at all
+(``cache_ttl`` 0)."""
 
 _SPREAD = SECOND // 1_000
 """Interval from one key to the next when all must be verified: 1,000 a second."""
@@ -278,8 +281,12 @@ class Sessions:
         return over
 
     def _end(self, over: list[Session], outcome: Verification | Exception) -> None:
+        failures: list[Exception] = []
         for session in over:
             try:
                 session.ended(outcome)
-            except Exception:
-                self._log.exception("a stream whose key is no longer valid could not be ended")
+            except Exception as error:
+                failures.append(error)
+        for failure in failures:
+            text = "a stream whose key is no longer valid could not be ended"
+            log(self._log, logging.ERROR, text, error=failure)

@@ -1,10 +1,12 @@
 """The rules for following the Watch stream: what to request, and how to handle its messages and its end. No I/O."""
 
+import logging
 import random
 
 import grpc
 
 from tumbler._cache import Cache, Clock
+from tumbler._logging import log
 from tumbler._settings import SECOND, Settings
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -47,9 +49,9 @@ class Watcher:
         first_without_cursor, self._received_any = not self._received_any and not self._cursor, True
         if not self._cache.apply(response, first_without_cursor, self._requested_at):
             return False
-        if self._broken:
-            self._log.info("the stream from %s is restored", self._target)
-        self._broken = False
+        is_restored, self._broken = self._broken, False
+        if is_restored:
+            log(self._log, logging.INFO, "the stream from %s is restored", self._target)
         return True
 
     def stream_ended(self, status: grpc.StatusCode, detail: str) -> float:
@@ -60,11 +62,13 @@ class Watcher:
         self._broken = True
         if status in _REFUSED:
             self._cache.invalidate()
-            self._log.error("%s refused the verifier's own key: %s: %s", self._target, status.name, detail)
+            text = "%s refused the verifier's own key: %s: %s"
+            log(self._log, logging.ERROR, text, self._target, status.name, detail)
             return _REFUSED_BACKOFF
         if status is grpc.StatusCode.INVALID_ARGUMENT and self._cursor:
             self._cache.drop_cursor(self._cursor)
-        level = self._log.warning if self._failures == 1 else self._log.debug
-        level("the stream from %s broke and will be reopened: %s: %s", self._target, status.name, detail)
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        text = "the stream from %s broke and will be reopened: %s: %s"
+        log(self._log, level, text, self._target, status.name, detail)
         longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(self._failures - 1, 10))
         return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret

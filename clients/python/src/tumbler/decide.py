@@ -31,6 +31,8 @@ RESERVED = "tumbler:"
 class Code(enum.IntEnum):
     """The outcome of a verification, with the numbers of the proto. Only VALID allows anything."""
 
+    UNSPECIFIED = 0
+    """The server denied with a code that this version does not know. `decide` never returns it."""
     VALID = 1
     MALFORMED = 2
     NOT_FOUND = 3
@@ -159,4 +161,11 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 def _within(cidrs: Iterable[str], client_ip: str) -> bool:
     address = parse_address(client_ip)
-    return address is not None and any(address in parse_network(cidr) for cidr in cidrs)
+    return address is not None and any(_contains(cidr, address) for cidr in cidrs)
+
+
+def _contains(cidr: str, address: Address) -> bool:
+    try:
+        return address in parse_network(cidr)
+    except ValueError:  # from a server whose version knows other forms; it contains no address
+        return False

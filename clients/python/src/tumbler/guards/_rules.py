@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from tumbler._logging import log
 from tumbler.credential import Refused, credential_in
 from tumbler.decide import Code, parse_address
 from tumbler.errors import InvalidRequest, TumblerError
@@ -76,7 +77,7 @@ def presented_key(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
     """Return the key of a request, or None if there is none or more than one."""
     found = credential_in(headers)
     if found is Refused.AMBIGUOUS:
-        LOGGER.info("denied: more than one credential")
+        log(LOGGER, logging.INFO, "denied: more than one credential")
     return found if isinstance(found, str) else None
 
 
@@ -86,20 +87,39 @@ def decoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str | byt
 
 
 def refusal_for_verdict(verification: Verification) -> Refusal | None:
-    """Return the refusal that follows from a verdict, or None if the request may pass."""
+    """Return the refusal that follows from a verdict, or None if the request may pass. Logs why it may not."""
     if verification:
         return None
-    LOGGER.info("denied: %s, key %s", verification.code.name, verification.key_id or "unknown")
-    return NOT_ALLOWED if verification.code in _NOT_ALLOWED else KEY_REQUIRED
+    log_refusal(verification)
+    return refusal_for(verification)
 
 
 def refusal_for_error(error: Exception) -> Refusal:
-    """Return the refusal for an error instead of a verdict."""
-    if isinstance(error, TumblerError) and not isinstance(error, InvalidRequest):
-        LOGGER.error("undecided: %s: %s", type(error).__name__, error)
-        return UNDECIDED
-    LOGGER.error("the guard failed: %s", error, exc_info=not isinstance(error, TumblerError))
-    return MISTAKEN
+    """Return the refusal for an error instead of a verdict, and log the error."""
+    log_refusal(error)
+    return refusal_for(error)
+
+
+def refusal_for(outcome: Verification | Exception) -> Refusal:
+    """Return the refusal for an outcome that lets nothing pass."""
+    if isinstance(outcome, Verification):
+        return NOT_ALLOWED if outcome.code in _NOT_ALLOWED else KEY_REQUIRED
+    return UNDECIDED if _is_undecided(outcome) else MISTAKEN
+
+
+def log_refusal(outcome: Verification | Exception) -> None:
+    """Log why something was refused."""
+    if isinstance(outcome, Verification):
+        log(LOGGER, logging.INFO, "denied: %s, key %s", outcome.code.name, outcome.key_id or "unknown")
+    elif _is_undecided(outcome):
+        log(LOGGER, logging.ERROR, "undecided: %s: %s", type(outcome).__name__, outcome)
+    else:
+        unexpected = None if isinstance(outcome, TumblerError) else outcome
+        log(LOGGER, logging.ERROR, "the guard failed: %s", outcome, error=unexpected)
+
+
+def _is_undecided(error: Exception) -> bool:
+    return isinstance(error, TumblerError) and not isinstance(error, InvalidRequest)
 
 
 def address_or_none(text: str | None) -> str | None:

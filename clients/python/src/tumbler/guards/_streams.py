@@ -5,7 +5,7 @@ from typing import Any
 
 from tumbler._base import demand_of
 from tumbler._sessions import Session
-from tumbler.guards._rules import Refusal, refusal_for_error, refusal_for_verdict
+from tumbler.guards._rules import Refusal, log_refusal, refusal_for
 from tumbler.verification import Verification
 
 VerifyArguments = dict[str, Any]
@@ -37,9 +37,9 @@ class Streams:
         key = demand.pop("key")
 
         def over(outcome: Verification | Exception) -> None:
-            refusal = refusal_for_error(outcome) if isinstance(outcome, Exception) else refusal_for_verdict(outcome)
-            if refusal is not None:
-                ended(refusal)
+            if not isinstance(outcome, Verification) or not outcome:
+                ended(refusal_for(outcome))
+                log_refusal(outcome)
 
         session: Session = self._sessions.open(key, demand_of(**demand), verification, since, over)
         return session
