@@ -1,7 +1,7 @@
 """A verifier that receives messages late, because it is frozen or its connection slows down. No byte is lost."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from tests.clients.conformance.programs import PATIENCE
 from tests.clients.conformance.scene import Scene, outcome
 from tests.clients.conformance.test_outages import BOUND, LATE, QUICK
 from tests.clients.python.fake_server import NOW, OWN_KEY, FakeServer, id_of, key_of
+from tests.e2e.service import eventually
 from tumbler.v1 import api_key_service_pb2 as pb
 
 PILED = BOUND + 0.5
@@ -104,24 +105,81 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_server_makes_no_sense(scene: Scene) -> None:
-    """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
+@pytest.fixture
+def fake(scene: Scene) -> Iterator[FakeServer]:
+    """Yield a server whose answers the test chooses, with a verifier that has opened its stream."""
     fake = FakeServer()
-    demand = {"required_scopes": ["orders:read"], "client_ip": "203.0.113.9", "environment_id": "live"}
     try:
-        answer = scene.program.call("open", target=fake.target, api_key=OWN_KEY, timeout=10_000)
-        assert answer == {}
-        good = fake.knows(9, environment_id="live")
-        assert outcome(scene.program.call("verify", key=good, **demand)) == "VALID"
-        known = scene.size()
-        for number, (name, lie) in enumerate(ODD.items(), 10):
-            key = fake.knows(number, environment_id="live")
-            for field, value in lie.items():
-                fake.answers[key].ClearField(field)
-                if value:
-                    fake.answers[key].MergeFrom(pb.VerifyResponse(**{field: value}))
-            assert outcome(scene.program.call("verify", key=key, **demand)) == "unavailable", name
-        assert scene.size() == known
+        bounds = {"max_staleness": BOUND * 1000, "heartbeat": 1_000, "timeout": 10_000}
+        assert scene.program.call("open", target=fake.target, api_key=OWN_KEY, **bounds) == {}
+        yield fake
     finally:
         scene.program.call("close")
         fake.stop()
+
+
+def test_the_answer_is_late(scene: Scene, fake: FakeServer) -> None:
+    """An answer that arrives later than ``max_staleness`` after its call was sent decides nothing."""
+    key = fake.knows(1)
+    release = fake.hold(key)
+    waiting = scene.program.begin("verify", key=key)
+    fake.await_held(key)
+    time.sleep(BOUND + 0.5)
+    release()
+    assert outcome(waiting.result(PATIENCE)) == "unavailable"
+    assert outcome(scene.program.call("verify", key=key)) == "VALID"
+
+
+def test_the_answer_is_older_than_an_event(scene: Scene, fake: FakeServer) -> None:
+    """An answer of a lower revision than an event of the key that came before the call decides nothing."""
+    key = fake.knows(1)
+    eventually(lambda: scene.program.call("verify", key=key).get("cached"), PATIENCE)
+    fake.send(key)
+    eventually(lambda: scene.size() == 0, PATIENCE)
+    newest, fake.revision = fake.revision, fake.revision - 1
+    assert outcome(scene.program.call("verify", key=key)) == "unavailable"
+    fake.revision = newest
+    assert outcome(scene.program.call("verify", key=key)) == "VALID"
+
+
+FROM = "203.0.113.9"
+
+UNUSUAL: dict[str, tuple[dict[str, Any], bool]] = {
+    "a code of a later version": ({"valid": False, "code": 77}, False),
+    "NOT_FOUND, at no possible time": ({"valid": False, "code": pb.VERIFY_CODE_NOT_FOUND, "check_time": END}, False),
+    "a network that cannot be read": ({"allowed_cidrs": ["nonsense"]}, False),
+    "a network that cannot be read, beside another": ({"allowed_cidrs": ["nonsense", "203.0.113.0/24"]}, True),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_the_answer_is_unusual(scene: Scene, fake: FakeServer, name: str) -> None:
+    """An answer that is only unusual decides: what this version does not understand denies."""
+    changes, valid = UNUSUAL[name]
+    if changes.get("allowed_cidrs") == ["nonsense"]:
+        changes = {**changes, "valid": False, "code": pb.VERIFY_CODE_IP_NOT_ALLOWED}
+    key = fake.knows(1)
+    _change(fake, key, changes)
+    found = scene.program.call("verify", key=key, client_ip=FROM)
+    assert "code" in found, found
+    assert found["valid"] is valid
+
+
+def _change(fake: FakeServer, key: str, changes: dict[str, Any]) -> None:
+    for field, value in changes.items():
+        fake.answers[key].ClearField(field)
+        if value:
+            fake.answers[key].MergeFrom(pb.VerifyResponse(**{field: value}))
+
+
+def test_the_server_makes_no_sense(scene: Scene, fake: FakeServer) -> None:
+    """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
+    demand = {"required_scopes": ["orders:read"], "client_ip": FROM, "environment_id": "live"}
+    good = fake.knows(9, environment_id="live")
+    assert outcome(scene.program.call("verify", key=good, **demand)) == "VALID"
+    known = scene.size()
+    for number, (name, lie) in enumerate(ODD.items(), 10):
+        key = fake.knows(number, environment_id="live")
+        _change(fake, key, lie)
+        assert outcome(scene.program.call("verify", key=key, **demand)) == "unavailable", name
+    assert scene.size() == known
