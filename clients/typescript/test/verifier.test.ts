@@ -11,6 +11,7 @@ import { inspect } from "node:util";
 import { getHeapSnapshot } from "node:v8";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, TumblerError, UnavailableError } from "../src/errors.js";
+import type { Logger } from "../src/logger.js";
 import type { VerifierOptions } from "../src/options.js";
 import { VerifyCode } from "../src/v1.js";
 import { Verifier } from "../src/verifier.js";
@@ -703,6 +704,34 @@ for (const [code, kind, attempts] of FAILURES) {
       return error instanceof kind && error instanceof TumblerError;
     });
     assert.equal(server.calls.length, attempts);
+  });
+}
+
+for (const [name, fail] of [
+  [
+    "throws",
+    () => {
+      throw new Error("the disk is full");
+    },
+  ],
+  ["rejects", () => Promise.reject(new Error("the disk is full"))],
+] as const) {
+  test(`a logger that ${name} changes nothing: the stream is opened again, and no rejection is unhandled`, async (t) => {
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => unhandled.push(reason);
+    process.on("unhandledRejection", note);
+    t.after(() => process.off("unhandledRejection", note));
+    const logger: Logger = { info: fail, warn: fail, error: fail };
+    const scene = await listening(t, { logger });
+    scene.stream.fail(Code.Unavailable);
+    const second = await nextStream(scene);
+    scene.server.refuseStreams = () => Code.PermissionDenied;
+    second.fail(Code.Unauthenticated);
+    await until(() => {
+      scene.clock.advance(10);
+      return scene.server.watchAttempts > 3;
+    });
+    assert.deepEqual(unhandled, []);
   });
 }
 
