@@ -224,7 +224,7 @@ export class Verifier implements AsyncDisposable {
     const { projects, projectsSet } = this.#settings;
     if (response.anyProject && !projectsSet) throw new NotAllowedError(PROJECT_REQUIRED);
     let code = codeOf(response);
-    const unproven = code === "MALFORMED" || code === "NOT_FOUND" || code === "UNSPECIFIED";
+    const unproven = code === "MALFORMED" || code === "NOT_FOUND";
     const record = recordOf(response);
     const checkTime = microseconds(response.checkTime, Number.NaN);
     if (

@@ -394,17 +394,33 @@ for (const [name, reply] of [
   });
 }
 
+// eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
+const UNKNOWN = 99 as VerifyCode;
+
+for (const [name, reply] of [
+  ["about another key", { keyId: idOf(OTHER) }],
+  ["about no key", { keyId: "" }],
+  ["without a time", { checkTime: undefined }],
+  ["with a time that does not exist", { expireTime: { seconds: 1n << 62n } }],
+] as const) {
+  test(`a denial ${name}, with a code that this library does not know, decides nothing`, async (t) => {
+    const { server, verifier } = await listening(t);
+    server.answer = ({ key }) => valid(key, { valid: false, code: UNKNOWN, ...(reply as object) });
+    await assert.rejects(verifier.verify(KEY), UnavailableError);
+    assert.equal(verifier.remembered, 0);
+  });
+}
+
 test("a denial with a code that this library does not know is a denial", async (t) => {
   const { server, verifier } = await listening(t);
-  // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
-  server.answer = ({ key }) => valid(key, { valid: false, code: 99 as VerifyCode });
+  server.answer = ({ key }) => valid(key, { valid: false, code: UNKNOWN });
   const { valid: allowed, code } = await verifier.verify(KEY);
   assert.deepEqual({ allowed, code }, { allowed: false, code: "UNSPECIFIED" });
   assert.equal(verifier.remembered, 0);
 });
 
-for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND]) {
-  test(`once the server has said ${VerifyCode[code]}, memory never says otherwise`, async (t) => {
+for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND, UNKNOWN]) {
+  test(`once the server has said ${VerifyCode[code] ?? "an unknown code"}, memory never says otherwise`, async (t) => {
     const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
     await verifier.verify(KEY);
     clock.advance(15_000);
