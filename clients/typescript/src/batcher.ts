@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ConnectError, Code as Status } from "@connectrpc/connect";
 import type { Clock } from "./clock.js";
 import type { Code, Demand } from "./decide.js";
-import { fromCall, type TumblerError, UnavailableError } from "./errors.js";
+import { badAnswer, fromCall, type TumblerError, UnavailableError } from "./errors.js";
 import {
   type ConsistencySchema,
   VerifyCode,
@@ -232,6 +232,11 @@ export class Batcher {
         ),
         left,
       );
+      // Which answer is whose key's cannot be told.
+      if (responses.length !== batch.length) {
+        for (const flight of batch) flight.fail(badAnswer());
+        return;
+      }
       // A batch leaves an item undecided if the answer has no room for it, or if the item has the wrong form.
       const undecided: OpenFlight[] = [];
       responses.forEach((response, index) => {

@@ -4,7 +4,7 @@ import { Cache, ENTRY_BYTES } from "./cache.js";
 import { type Clock, systemClock } from "./clock.js";
 import { type Demand, decide, excludes } from "./decide.js";
 import { digest, isDigestOf } from "./digest.js";
-import { InvalidRequestError, NotAllowedError, UnavailableError } from "./errors.js";
+import { badAnswer, InvalidRequestError, NotAllowedError, UnavailableError } from "./errors.js";
 import { VerifyResponseSchema } from "./gen/tumbler/v1/api_key_service_pb.js";
 import { isWellFormed, MAX_KEY_LENGTH, peekId } from "./keyformat.js";
 import { type Settings, toSettings, type VerifierOptions } from "./options.js";
@@ -232,7 +232,7 @@ export class Verifier implements AsyncDisposable {
       (!unproven && (response.keyId !== keyId || !hasValidTimes(response))) ||
       (dependsOnDemand(code) && decide(record, { ...demand, projectId: undefined }, checkTime) !== code)
     ) {
-      throw new UnavailableError("this client version does not understand the server's answer");
+      throw badAnswer();
     }
     if (!unproven && projects.length > 0 && !projects.includes(response.projectId)) code = "NOT_FOUND";
     const { cacheTtl } = response;
