@@ -41,8 +41,8 @@ export class StreamState {
   applyHeartbeat(now: number, requestedAt: number, age: number | undefined): boolean {
     if (age === undefined && requestedAt < this.#freshUntil && this.#freshUntil <= now) return false;
     const confirmedAt = age === undefined ? now : requestedAt + age;
-    if (confirmedAt > now + MAX_HEARTBEAT_LEAD) {
-      this.endFreshness(); // this machine was stopped, and its clock with it
+    if (confirmedAt > now + MAX_HEARTBEAT_LEAD || (age !== undefined && age < 0)) {
+      this.endFreshness(); // this machine was stopped, and its clock with it; or the age is nonsense
       return false;
     }
     const old = Math.max(0, now - confirmedAt);

@@ -112,7 +112,8 @@ export class Watcher {
       this.#streamState.recordChange(keyId, revision);
       this.#listener.onChange(keyId);
     }
-    this.#streamState.cursor = cursor;
+    // Without the cursor that is known, a broken stream would start over, and nothing could be cached.
+    if (cursor !== "") this.#streamState.cursor = cursor;
   }
 
   #streamEnded(startedAt: number, startCursor: string, error: ConnectError): number {

@@ -237,6 +237,7 @@ for (const [name, messages] of [
   ["is the first of a pile", [{ streamAge: { seconds: 1n } }, { streamAge: { seconds: 10n } }]],
   ["is an older server's, and came after trust had lapsed", [{}]],
   ["cannot have been sent yet", [{ streamAge: { seconds: 25n, nanos: 500_000_001 } }]],
+  ["says an absurd age", [{ streamAge: { seconds: (1n << 63n) - 1n } }]],
 ] as const) {
   test(`a heartbeat that ${name} restores no trust, and has another stream opened`, async (t) => {
     const scene = await listening(t, { heartbeat: 14_999 });
@@ -262,6 +263,62 @@ test("a heartbeat that cannot have been sent yet shows that our clock stood stil
   stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_001 } });
   await stream.ended;
   assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+for (const [name, streamAge] of [
+  ["negative", { nanos: -1 }],
+  ["negative beyond all measure", { seconds: -(1n << 63n), nanos: -999_999_999 }],
+] as const) {
+  test(`a heartbeat whose stream_age is ${name} ends trust and the stream`, async (t) => {
+    const scene = await listening(t);
+    const { verifier, stream } = scene;
+    await verifier.verify(KEY);
+    stream.send({ cursor: "r1", streamAge });
+    await stream.ended;
+    assert.equal((await verifier.verify(KEY)).cached, false);
+    (await nextStream(scene)).send({ cursor: "r1", streamAge: {} });
+    await untilAsync(async () => (await verifier.verify(KEY)).cached);
+  });
+}
+
+test("a message without a cursor keeps the one that is known", async (t) => {
+  const scene = await listening(t);
+  const { server, verifier, stream } = scene;
+  await verifier.verify(KEY);
+  stream.send({ streamAge: {} });
+  stream.send({ events: [{ keyId: idOf(KEY), revision: 1n }] });
+  await until(() => verifier.remembered === 0);
+  await verifier.verify(KEY);
+  assert.deepEqual(server.calls.at(-1)?.[0]?.consistency?.requirement, { case: "atLeastAsFresh", value: "r1" });
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  stream.fail(Code.Unavailable);
+  assert.equal((await nextStream(scene)).request.startCursor, "r1");
+});
+
+test("nothing is remembered until the stream has sent a cursor", async (t) => {
+  const { server, verifier, clock } = await open(t);
+  const stream = await server.stream();
+  stream.send({ streamAge: {} });
+  stream.send({ events: [{ keyId: idOf(OTHER), revision: 1n }] });
+  for (let turns = 0; turns < 20; turns++) assert.equal((await verifier.verify(KEY)).cached, false);
+  assert.equal(verifier.remembered, 0);
+  stream.send({ cursor: "r1", streamAge: {} });
+  await untilAsync(async () => (await verifier.verify(KEY)).cached);
+  assert.equal(clock.now(), 1_000);
+});
+
+test("a record with a lifetime beyond all measure is remembered, and one with a negative lifetime is not", async (t) => {
+  const { server, verifier } = await listening(t);
+  for (const [seconds, cached] of [
+    [1n << 62n, true],
+    [-(1n << 63n), false],
+    [-1n, false],
+  ] as const) {
+    const key = makeKey(`${Math.abs(Number(seconds)) % 97}${cached}`);
+    server.answer = (request) => valid(request.key, { cacheTtl: { seconds } });
+    assert.equal((await verifier.verify(key)).code, "VALID");
+    assert.equal((await verifier.verify(key)).cached, cached);
+  }
 });
 
 test("a stream is opened anew as soon as trust would lapse between two of its heartbeats", async (t) => {
