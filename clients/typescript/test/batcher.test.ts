@@ -19,7 +19,7 @@ const BATCH = 500;
 /** Milliseconds of CPU. With a pass over all keys, the events take 36 s and the retries 5 s. */
 const MOST = 3_000;
 const VALID = create(VerifyResponseSchema, { valid: true, code: VerifyCode.VALID });
-const ANSWER: Answer = { code: "VALID", record: recordOf(VALID), clockOffset: 0, expiresAt: 0 };
+const ANSWER: Answer = { code: "VALID", record: recordOf(VALID), clockOffset: 0, sentAt: 0, expiresAt: 0 };
 
 function batcher(verify: Service["verify"]): Batcher {
   const service = { verify, reconnect() {} } as unknown as Service;

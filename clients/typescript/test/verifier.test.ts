@@ -21,6 +21,8 @@ import { CHECK_TIME, denied, FakeServer, idOf, makeKey, type Stream, until, vali
 const OWN = makeKey("own", "1");
 const KEY = makeKey("a");
 const OTHER = makeKey("b");
+// eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
+const UNKNOWN = 99 as VerifyCode;
 
 interface Scene {
   server: FakeServer;
@@ -406,6 +408,83 @@ test("an answer to a call from before a reset is not remembered, whatever its re
   assert.equal(verifier.remembered, 0);
 });
 
+for (const watch of [true, false]) {
+  for (const code of [VerifyCode.VALID, VerifyCode.REVOKED, VerifyCode.NOT_FOUND]) {
+    test(`an answer ${VerifyCode[code]} later than maxStaleness decides nothing ${watch ? "" : "without a stream"}`, async (t) => {
+      const options = { maxStaleness: 3_000, heartbeat: 2_000 };
+      const scene = watch ? await listening(t, options) : await open(t, { ...options, watch, fixedTtl: 50_000 });
+      const { server, clock, verifier } = scene;
+      let age = 3_001;
+      server.answer = ({ key }) => {
+        clock.advance(age);
+        return valid(key, { code, valid: code === VerifyCode.VALID });
+      };
+      await assert.rejects(verifier.verify(KEY), { name: "UnavailableError", message: /too old/ });
+      assert.equal(verifier.remembered, 0);
+      age = 3_000;
+      assert.equal((await verifier.verify(OTHER)).code, VerifyCode[code]);
+    });
+  }
+}
+
+test("how old an answer is counts where it is handed out, for each that waits", async (t) => {
+  const { server, clock, verifier } = await listening(t, { maxStaleness: 3_000, heartbeat: 2_000 });
+  server.answer = ({ key }) => {
+    clock.advance(2_000);
+    return valid(key);
+  };
+  const demands = [[], ["orders:read"], ["users:read"]];
+  const asked = demands.map((requiredScopes) => verifier.verify(KEY, { requiredScopes }));
+  const ended = Promise.all(asked.map((one) => assert.rejects(one, UnavailableError)));
+  const { now } = clock;
+  // Between the check of the answer, which caches it, and the callers, who get it in later microtasks.
+  clock.now = () => now.call(clock) + (verifier.remembered > 0 ? 1_001 : 0);
+  await ended;
+});
+
+for (const code of [VerifyCode.VALID, VerifyCode.REVOKED, UNKNOWN]) {
+  test(`an answer (${code}) older than an event that came before its call decides nothing`, async (t) => {
+    const { server, verifier, stream } = await listening(t);
+    let revision = 99n;
+    server.answer = ({ key }) =>
+      valid(key, key === KEY ? { code, valid: code === VerifyCode.VALID, revision } : { revision: 100n });
+    stream.send({
+      events: [
+        { keyId: idOf(KEY), revision: 100n },
+        { keyId: idOf(KEY), revision: 50n },
+      ],
+      cursor: "r100",
+    });
+    await handled(stream, verifier);
+    await assert.rejects(verifier.verify(KEY), UnavailableError);
+    assert.equal((await verifier.verify(KEY).catch(() => undefined))?.cached, undefined);
+    revision = 100n;
+    const { valid: allowed } = await verifier.verify(KEY);
+    assert.equal(allowed, code === VerifyCode.VALID);
+  });
+}
+
+test("an event that comes during the call, or from before a reset, does not spoil an answer", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  const wait = door();
+  await verifier.verify(OTHER);
+  server.beforeCall = wait.pass;
+  const during = verifier.verify(KEY);
+  await until(() => server.calls.length === 2);
+  stream.changed(idOf(KEY), 9);
+  stream.changed(idOf(OTHER), 1);
+  await until(() => verifier.remembered === 0);
+  wait.open();
+  assert.equal((await during).code, "VALID");
+  assert.equal(verifier.remembered, 0);
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+  await verifier.verify(OTHER);
+  const { remembered } = verifier;
+  stream.send({ reset: true, cursor: "r1" });
+  await until(() => verifier.remembered < remembered);
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+});
+
 for (const [name, reply] of [
   ["that is denied for good", () => denied(VerifyCode.REVOKED, idOf(KEY))],
   ["that nothing is known of", () => denied(VerifyCode.NOT_FOUND)],
@@ -450,9 +529,6 @@ for (const [name, reply] of [
     assert.equal(verifier.remembered, 0);
   });
 }
-
-// eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
-const UNKNOWN = 99 as VerifyCode;
 
 for (const [name, reply] of [
   ["about another key", { keyId: idOf(OTHER) }],
