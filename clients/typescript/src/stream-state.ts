@@ -75,9 +75,7 @@ export class StreamState {
 
   /** Returns whether an answer of that revision and generation includes all changes delivered for the key. */
   admits(keyId: string, revision: bigint, generation: number): boolean {
-    return (
-      generation === this.generation && revision >= this.#revisionFloor && revision >= this.revisionOf(keyId)
-    );
+    return generation === this.generation && revision >= this.#revisionFloor && revision >= this.revisionOf(keyId);
   }
 
   /** Returns the newest revision that was delivered of a key. 0: none, or it was dropped since. */
