@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ConnectError, Code as Status } from "@connectrpc/connect";
 import type { Clock } from "./clock.js";
 import type { Code, Demand } from "./decide.js";
-import { fromCall, type TumblerError, UnavailableError } from "./errors.js";
+import { badAnswer, fromCall, type TumblerError, UnavailableError } from "./errors.js";
 import {
   type ConsistencySchema,
   VerifyCode,
@@ -30,6 +30,8 @@ export interface RawAnswer {
   readonly cursor: string;
   /** The stream state's generation before the call was sent. */
   readonly generation: number;
+  /** The newest revision of the key that the stream had delivered before the call was sent. 0: none. */
+  readonly knownRevision: bigint;
 }
 
 /** A checked answer about a key. */
@@ -38,6 +40,8 @@ export interface Answer {
   readonly record: KeyRecord;
   /** Microseconds from our clock to the server's. NaN if the answer has no `check_time`. */
   readonly clockOffset: number;
+  /** Our clock before the call was sent. */
+  readonly sentAt: number;
   /** When the answer expires, by our clock. */
   readonly expiresAt: number;
 }
@@ -56,6 +60,8 @@ interface OpenFlight extends Flight {
   readonly fail: (error: TumblerError) => void;
   /** When its call was sent, by `performance.now()`. Undefined: it is queued. */
   sentSince: number | undefined;
+  /** The newest revision that the stream had delivered of the key when its call was sent. */
+  knownRevision: bigint;
   /** Maximum number of keys in its next call. After a retry: half of the keys in its last call, rounded up. */
   maxBatch: number;
   readonly bytes: number;
@@ -146,6 +152,7 @@ export class Batcher {
         reject(error);
       },
       sentSince: undefined,
+      knownRevision: 0n,
       maxBatch: MAX_BATCH_KEYS,
       bytes: bytesOf(key, this.#project, demand),
     };
@@ -221,7 +228,10 @@ export class Batcher {
   async #sendBatch(batch: readonly OpenFlight[]): Promise<void> {
     this.#callsInFlight++;
     const sentSince = performance.now();
-    for (const flight of batch) flight.sentSince = sentSince;
+    for (const flight of batch) {
+      flight.sentSince = sentSince;
+      flight.knownRevision = this.#streamState.revisionOf(peekId(flight.key));
+    }
     const { cursor, generation } = this.#streamState;
     const sentAt = this.#clock.now();
     const left = Math.max(...batch.map((flight) => flight.deadline)) - sentAt;
@@ -232,13 +242,20 @@ export class Batcher {
         ),
         left,
       );
+      // Which answer is whose key's cannot be told.
+      if (responses.length !== batch.length) {
+        for (const flight of batch) flight.fail(badAnswer());
+        return;
+      }
       // A batch leaves an item undecided if the answer has no room for it, or if the item has the wrong form.
       const undecided: OpenFlight[] = [];
       responses.forEach((response, index) => {
         const flight = batch[index];
         if (flight === undefined) return;
-        if (response.code !== VerifyCode.UNSPECIFIED) flight.finish({ response, sentAt, cursor, generation });
-        else if (batch.length === 1) flight.fail(new UnavailableError("the server did not decide"));
+        const { knownRevision } = flight;
+        if (response.code !== VerifyCode.UNSPECIFIED) {
+          flight.finish({ response, sentAt, cursor, generation, knownRevision });
+        } else if (batch.length === 1) flight.fail(new UnavailableError("the server did not decide"));
         else undecided.push(flight);
       });
       this.#requeue(undecided, batch.length);
@@ -248,7 +265,7 @@ export class Batcher {
       if (error.code === Status.DeadlineExceeded) this.#service.reconnect(sentSince);
       const refused = error.code === Status.InvalidArgument;
       if (batch.length > 1 && shouldSplit(error)) this.#requeue(batch, batch.length);
-      else if (refused && cursor !== "" && only !== undefined) await this.#retryWithoutCursor(only, cursor, sentAt);
+      else if (refused && cursor !== "" && only !== undefined) await this.#retryWithoutCursor(only, cursor);
       else for (const flight of batch) flight.fail(fromCall(reason));
     } finally {
       this.#callsInFlight--;
@@ -270,18 +287,20 @@ export class Batcher {
    * Retries without the cursor: a server does not know it after an older backup was restored, and the caller is not to
    * blame for that. If the retry succeeds, it was the cursor.
    */
-  async #retryWithoutCursor(flight: OpenFlight, refused: string, sentAt: number): Promise<void> {
+  async #retryWithoutCursor(flight: OpenFlight, refused: string): Promise<void> {
     const { generation } = this.#streamState;
+    const knownRevision = this.#streamState.revisionOf(peekId(flight.key));
+    const sentAt = this.#clock.now();
     try {
       const [response] = await this.#service.verify(
         [this.#request(flight, { case: "fullyConsistent", value: true })],
-        flight.deadline - this.#clock.now(),
+        flight.deadline - sentAt,
       );
       if (response === undefined || response.code === VerifyCode.UNSPECIFIED) {
         throw new ConnectError("the server did not decide", Status.Unavailable);
       }
       if (this.#streamState.dropCursor(refused)) this.#onReset();
-      flight.finish({ response, sentAt, cursor: "", generation });
+      flight.finish({ response, sentAt, cursor: "", generation, knownRevision });
     } catch (reason) {
       flight.fail(fromCall(reason));
     }

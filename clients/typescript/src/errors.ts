@@ -24,6 +24,11 @@ export class InvalidRequestError extends TumblerError {
   override name = "InvalidRequestError";
 }
 
+/** Returns the error for an answer that cannot be true, or that this version cannot read. */
+export function badAnswer(): UnavailableError {
+  return new UnavailableError("this client version does not understand the server's answer");
+}
+
 /** Returns the error that a failed call means for the caller. */
 export function fromCall(reason: unknown): TumblerError {
   const error = ConnectError.from(reason);

@@ -1,5 +1,5 @@
 import type { SecureContextOptions } from "node:tls";
-import { defaultLogger, type Logger } from "./logger.js";
+import { defaultLogger, type Logger, safeLogger } from "./logger.js";
 import { ANY_PROJECT, areValid, INVALID_PROJECT, type ProjectId } from "./projects.js";
 import { type Endpoint, parseTarget } from "./target.js";
 
@@ -81,6 +81,7 @@ export interface Settings {
   readonly timeout: number;
   readonly watch: boolean;
   readonly fixedTtl: number | undefined;
+  /** It never throws. */
   readonly logger: Logger;
 }
 
@@ -141,7 +142,7 @@ export function toSettings(options: VerifierOptions): Settings {
     timeout,
     watch,
     fixedTtl: options.fixedTtl,
-    logger: options.logger ?? defaultLogger,
+    logger: safeLogger(options.logger ?? defaultLogger),
   };
 }
 

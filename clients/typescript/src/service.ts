@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { Connection } from "./connection.js";
@@ -7,7 +7,6 @@ import {
   ApiKeyService,
   type VerifyRequestSchema,
   type VerifyResponse,
-  VerifyResponseSchema,
   type WatchRequestSchema,
   type WatchResponse,
 } from "./gen/tumbler/v1/api_key_service_pb.js";
@@ -46,7 +45,7 @@ export class Service {
 
   /**
    * Sends one request by Verify or several (at most 1,000) by BatchVerify, with a deadline of `timeout` milliseconds.
-   * Answers have the order of the requests. Transient errors are retried: Verify changes nothing.
+   * Answers have the order of the requests; a faulty server may send another number. Transient errors are retried: Verify changes nothing.
    */
   async verify(
     requests: readonly MessageInitShape<typeof VerifyRequestSchema>[],
@@ -101,8 +100,7 @@ export class Service {
     const [only] = requests;
     if (requests.length === 1 && only !== undefined) return [await this.#client.verify(only, options)];
     const { responses } = await this.#client.batchVerify({ requests: [...requests] }, options);
-    // An item that the server leaves out counts as undecided.
-    return requests.map((_, index) => responses[index] ?? create(VerifyResponseSchema));
+    return responses;
   }
 }
 

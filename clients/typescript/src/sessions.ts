@@ -10,8 +10,8 @@ export const MAX_CHECKS = 256;
 /** How long to wait, in ms, before a key that could not be verified is retried. */
 const RETRY_DELAY = 1_000;
 
-/** Minimum time that an answer counts, in ms. The last answers before an expiry live for microseconds. */
-const MIN_TRUST = 100;
+/** Minimum time between verifications of a key because its answers expire, in ms. Some live for microseconds, or not at all. */
+const MIN_TRUST = 1_000;
 
 /** Maximum time of a timer, in ms. */
 const MAX_TIMER = 60_000;

@@ -41,8 +41,8 @@ export class StreamState {
   applyHeartbeat(now: number, requestedAt: number, age: number | undefined): boolean {
     if (age === undefined && requestedAt < this.#freshUntil && this.#freshUntil <= now) return false;
     const confirmedAt = age === undefined ? now : requestedAt + age;
-    if (confirmedAt > now + MAX_HEARTBEAT_LEAD) {
-      this.endFreshness(); // this machine was stopped, and its clock with it
+    if (confirmedAt > now + MAX_HEARTBEAT_LEAD || (age !== undefined && age < 0)) {
+      this.endFreshness(); // this machine was stopped, and its clock with it; or the age is nonsense
       return false;
     }
     const old = Math.max(0, now - confirmedAt);
@@ -62,8 +62,9 @@ export class StreamState {
   }
 
   recordChange(keyId: string, revision: bigint): void {
+    const known = this.revisionOf(keyId);
     this.#changes.delete(keyId);
-    this.#changes.set(keyId, revision);
+    this.#changes.set(keyId, revision > known ? revision : known);
     if (this.#changes.size <= MAX_CHANGES) return;
     for (const [oldest, dropped] of this.#changes) {
       this.#changes.delete(oldest);
@@ -74,8 +75,12 @@ export class StreamState {
 
   /** Returns whether an answer of that revision and generation includes all changes delivered for the key. */
   admits(keyId: string, revision: bigint, generation: number): boolean {
-    const newest = this.#changes.get(keyId) ?? 0n;
-    return generation === this.generation && revision >= this.#revisionFloor && revision >= newest;
+    return generation === this.generation && revision >= this.#revisionFloor && revision >= this.revisionOf(keyId);
+  }
+
+  /** Returns the newest revision that was delivered of a key. 0: none, or it was dropped since. */
+  revisionOf(keyId: string): bigint {
+    return this.#changes.get(keyId) ?? 0n;
   }
 
   /** Starts over. The changes are dropped too, because another log may count from below. */

@@ -4,7 +4,7 @@ import { Cache, ENTRY_BYTES } from "./cache.js";
 import { type Clock, systemClock } from "./clock.js";
 import { type Demand, decide, excludes } from "./decide.js";
 import { digest, isDigestOf } from "./digest.js";
-import { InvalidRequestError, NotAllowedError, UnavailableError } from "./errors.js";
+import { badAnswer, InvalidRequestError, NotAllowedError, UnavailableError } from "./errors.js";
 import { VerifyResponseSchema } from "./gen/tumbler/v1/api_key_service_pb.js";
 import { isWellFormed, MAX_KEY_LENGTH, peekId } from "./keyformat.js";
 import { type Settings, toSettings, type VerifierOptions } from "./options.js";
@@ -119,8 +119,8 @@ export class Verifier implements AsyncDisposable {
    *
    * Text that is no key, and undefined, are denied as MALFORMED.
    *
-   * @throws {UnavailableError} The server did not answer within `timeout` and no valid record was cached, or the
-   *   verifier is closed. Nothing was decided.
+   * @throws {UnavailableError} The server did not answer within `timeout`, or its answer came later than
+   *   `maxStaleness`, and no valid record was cached. Or the verifier is closed. Nothing was decided.
    * @throws {NotAllowedError} The server refused the verifier's own key, or that key sees all projects and you named
    *   none.
    * @throws {InvalidRequestError} A scope, the address, the environment or a project has the wrong form.
@@ -202,7 +202,8 @@ export class Verifier implements AsyncDisposable {
       flight = this.#batcher.start(key, demand);
       answer = await flight.outcome;
     }
-    const { code, record, clockOffset, expiresAt } = answer;
+    const { code, record, clockOffset, sentAt, expiresAt } = answer;
+    if (this.#isTooOld(sentAt)) throw new UnavailableError("the server's answer is too old");
     if (excludes(demand, record.projectId) && code !== "MALFORMED") return verification("NOT_FOUND", undefined, false);
     const decided =
       !dependsOnDemand(code) || isSame(flight.demand, demand)
@@ -216,23 +217,26 @@ export class Verifier implements AsyncDisposable {
   /**
    * Checks an answer about a key, and caches its record.
    *
-   * @throws {UnavailableError} It is about another key, or contradicts itself.
+   * @throws {UnavailableError} It is about another key, or contradicts itself or what the stream delivered.
    * @throws {NotAllowedError} The verifier's own key sees all projects, and none was named.
    */
-  #checkAnswer(key: string, demand: Demand, { response, sentAt, cursor, generation }: RawAnswer): Answer {
+  #checkAnswer(key: string, demand: Demand, raw: RawAnswer): Answer {
+    const { response, sentAt, cursor, generation, knownRevision } = raw;
     const keyId = peekId(key);
     const { projects, projectsSet } = this.#settings;
     if (response.anyProject && !projectsSet) throw new NotAllowedError(PROJECT_REQUIRED);
     let code = codeOf(response);
-    const unproven = code === "MALFORMED" || code === "NOT_FOUND" || code === "UNSPECIFIED";
+    const unproven = code === "MALFORMED" || code === "NOT_FOUND";
     const record = recordOf(response);
     const checkTime = microseconds(response.checkTime, Number.NaN);
     if (
       response.valid !== (code === "VALID") ||
       (!unproven && (response.keyId !== keyId || !hasValidTimes(response))) ||
+      // After a reset another log may count from below.
+      (!unproven && response.revision < knownRevision && generation === this.#streamState.generation) ||
       (dependsOnDemand(code) && decide(record, { ...demand, projectId: undefined }, checkTime) !== code)
     ) {
-      throw new UnavailableError("this client version does not understand the server's answer");
+      throw badAnswer();
     }
     if (!unproven && projects.length > 0 && !projects.includes(response.projectId)) code = "NOT_FOUND";
     const { cacheTtl } = response;
@@ -241,6 +245,7 @@ export class Verifier implements AsyncDisposable {
       code,
       record,
       clockOffset: checkTime - sentAt * 1000,
+      sentAt,
       expiresAt: sentAt + ttl,
     };
     if (!dependsOnDemand(code)) {
@@ -248,10 +253,11 @@ export class Verifier implements AsyncDisposable {
       return answer;
     }
     const isCacheable =
-      !this.#settings.watch ||
-      (cursor !== "" &&
-        this.#streamState.isFresh(this.#clock.now()) &&
-        this.#streamState.admits(keyId, response.revision, generation));
+      !this.#isTooOld(sentAt) &&
+      (!this.#settings.watch ||
+        (cursor !== "" &&
+          this.#streamState.isFresh(this.#clock.now()) &&
+          this.#streamState.admits(keyId, response.revision, generation)));
     if (isCacheable) {
       const expiresAt = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
       if (!this.#closed && this.#clock.now() < expiresAt) {
@@ -261,6 +267,11 @@ export class Verifier implements AsyncDisposable {
       }
     }
     return answer;
+  }
+
+  /** Returns whether the answer to a call decides nothing any more: the key may have been revoked since. */
+  #isTooOld(sentAt: number): boolean {
+    return this.#clock.now() - sentAt > this.#settings.maxStaleness;
   }
 
   /** Evicts a key that the server has denied, whatever the stream has delivered so far. */

@@ -112,7 +112,8 @@ export class Watcher {
       this.#streamState.recordChange(keyId, revision);
       this.#listener.onChange(keyId);
     }
-    this.#streamState.cursor = cursor;
+    // Without the cursor that is known, a broken stream would start over, and nothing could be cached.
+    if (cursor !== "") this.#streamState.cursor = cursor;
   }
 
   #streamEnded(startedAt: number, startCursor: string, error: ConnectError): number {
@@ -136,8 +137,9 @@ export class Watcher {
   /** Returns how long to wait before the next attempt: at first at most 100 ms, and twice as long each time. */
   #backoff(startedAt: number, why: string): number {
     if (this.#clock.now() - startedAt >= this.#heartbeat) this.#failures = 0;
-    if (this.#failures === 0) this.#logger.warn(`the stream broke and will be reopened: ${why}`);
-    return Math.random() * Math.min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** this.#failures++);
+    const failures = this.#failures++;
+    if (failures === 0) this.#logger.warn(`the stream broke and will be reopened: ${why}`);
+    return Math.random() * Math.min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** failures);
   }
 
   #reset(): void {

@@ -2,7 +2,12 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { Agent, createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
-import { createServer as createHttp2 } from "node:http2";
+import {
+  connect as connectHttp2,
+  createServer as createHttp2,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+} from "node:http2";
 import { type AddressInfo, connect as connectTcp } from "node:net";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
@@ -391,3 +396,54 @@ test("A socket that is upgraded is destroyed when its key stops being valid.", a
   await once(socket, "close");
   await until(() => scene.ends.length === 1 && scene.open === 0);
 });
+
+for (const [name, headers] of [
+  ["an answer written to the response", { ":path": "/response" }],
+  ["an answer written to the stream", { ":path": "/stream" }],
+  ["a stream with headers only", { ":path": "/headers" }],
+  ["a WebSocket", { ":path": "/ws", ":method": "CONNECT", ":protocol": "websocket", ":scheme": "http" }],
+] as const) {
+  test(`HTTP/2: ${name} is cancelled when its key stops being valid.`, async (t) => {
+    const scene = await Scene.open(t);
+    const guard = expressGuard.requireApiKey(scene.verifier, { logger });
+    const server = createHttp2({ settings: { enableConnectProtocol: true } });
+    const serve = (request: Http2ServerRequest, response: Http2ServerResponse) => {
+      const { stream } = response;
+      const speak = (to: { write(text: string): unknown }) => {
+        const speaking = setInterval(() => to.write("word"), 5);
+        stream.on("close", () => clearInterval(speaking));
+      };
+      stream.on("close", () => scene.ends.push("told"));
+      const begin = () => {
+        if (request.url === "/response") {
+          speak(response);
+          return;
+        }
+        stream.respond({ ":status": 200 });
+        if (request.url !== "/headers") speak(stream);
+      };
+      void guard(request as never, response as never, begin);
+    };
+    server.on("request", serve);
+    server.on("connect", serve);
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const client = connectHttp2(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    t.after(() => {
+      client.destroy();
+      server.close();
+    });
+    await once(client, "remoteSettings");
+    const call = client.request({ ...headers, "x-api-key": KEY }, { endStream: headers[":path"] !== "/ws" });
+    call.on("error", () => {});
+    call.on("data", () => {});
+    await once(call, "response");
+    assert.equal(scene.open, 1);
+    await scene.becomes(VerifyCode.VALID);
+    assert.deepEqual([scene.ends, scene.open], [[], 1]);
+    await scene.becomes(VerifyCode.REVOKED);
+    await once(call, "close");
+    assert.equal(call.rstCode, 8);
+    await until(() => scene.ends.length === 1 && scene.open === 0);
+  });
+}

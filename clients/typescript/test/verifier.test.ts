@@ -11,6 +11,7 @@ import { inspect } from "node:util";
 import { getHeapSnapshot } from "node:v8";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, TumblerError, UnavailableError } from "../src/errors.js";
+import type { Logger } from "../src/logger.js";
 import type { VerifierOptions } from "../src/options.js";
 import { VerifyCode } from "../src/v1.js";
 import { Verifier } from "../src/verifier.js";
@@ -20,6 +21,8 @@ import { CHECK_TIME, denied, FakeServer, idOf, makeKey, type Stream, until, vali
 const OWN = makeKey("own", "1");
 const KEY = makeKey("a");
 const OTHER = makeKey("b");
+// eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
+const UNKNOWN = 99 as VerifyCode;
 
 interface Scene {
   server: FakeServer;
@@ -236,6 +239,7 @@ for (const [name, messages] of [
   ["is the first of a pile", [{ streamAge: { seconds: 1n } }, { streamAge: { seconds: 10n } }]],
   ["is an older server's, and came after trust had lapsed", [{}]],
   ["cannot have been sent yet", [{ streamAge: { seconds: 25n, nanos: 500_000_001 } }]],
+  ["says an absurd age", [{ streamAge: { seconds: (1n << 63n) - 1n } }]],
 ] as const) {
   test(`a heartbeat that ${name} restores no trust, and has another stream opened`, async (t) => {
     const scene = await listening(t, { heartbeat: 14_999 });
@@ -261,6 +265,62 @@ test("a heartbeat that cannot have been sent yet shows that our clock stood stil
   stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_001 } });
   await stream.ended;
   assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+for (const [name, streamAge] of [
+  ["negative", { nanos: -1 }],
+  ["negative beyond all measure", { seconds: -(1n << 63n), nanos: -999_999_999 }],
+] as const) {
+  test(`a heartbeat whose stream_age is ${name} ends trust and the stream`, async (t) => {
+    const scene = await listening(t);
+    const { verifier, stream } = scene;
+    await verifier.verify(KEY);
+    stream.send({ cursor: "r1", streamAge });
+    await stream.ended;
+    assert.equal((await verifier.verify(KEY)).cached, false);
+    (await nextStream(scene)).send({ cursor: "r1", streamAge: {} });
+    await untilAsync(async () => (await verifier.verify(KEY)).cached);
+  });
+}
+
+test("a message without a cursor keeps the one that is known", async (t) => {
+  const scene = await listening(t);
+  const { server, verifier, stream } = scene;
+  await verifier.verify(KEY);
+  stream.send({ streamAge: {} });
+  stream.send({ events: [{ keyId: idOf(KEY), revision: 1n }] });
+  await until(() => verifier.remembered === 0);
+  await verifier.verify(KEY);
+  assert.deepEqual(server.calls.at(-1)?.[0]?.consistency?.requirement, { case: "atLeastAsFresh", value: "r1" });
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  stream.fail(Code.Unavailable);
+  assert.equal((await nextStream(scene)).request.startCursor, "r1");
+});
+
+test("nothing is remembered until the stream has sent a cursor", async (t) => {
+  const { server, verifier, clock } = await open(t);
+  const stream = await server.stream();
+  stream.send({ streamAge: {} });
+  stream.send({ events: [{ keyId: idOf(OTHER), revision: 1n }] });
+  for (let turns = 0; turns < 20; turns++) assert.equal((await verifier.verify(KEY)).cached, false);
+  assert.equal(verifier.remembered, 0);
+  stream.send({ cursor: "r1", streamAge: {} });
+  await untilAsync(async () => (await verifier.verify(KEY)).cached);
+  assert.equal(clock.now(), 1_000);
+});
+
+test("a record with a lifetime beyond all measure is remembered, and one with a negative lifetime is not", async (t) => {
+  const { server, verifier } = await listening(t);
+  for (const [seconds, cached] of [
+    [1n << 62n, true],
+    [-(1n << 63n), false],
+    [-1n, false],
+  ] as const) {
+    const key = makeKey(`${Math.abs(Number(seconds)) % 97}${cached}`);
+    server.answer = (request) => valid(request.key, { cacheTtl: { seconds } });
+    assert.equal((await verifier.verify(key)).code, "VALID");
+    assert.equal((await verifier.verify(key)).cached, cached);
+  }
 });
 
 test("a stream is opened anew as soon as trust would lapse between two of its heartbeats", async (t) => {
@@ -348,6 +408,83 @@ test("an answer to a call from before a reset is not remembered, whatever its re
   assert.equal(verifier.remembered, 0);
 });
 
+for (const watch of [true, false]) {
+  for (const code of [VerifyCode.VALID, VerifyCode.REVOKED, VerifyCode.NOT_FOUND]) {
+    test(`an answer ${VerifyCode[code]} later than maxStaleness decides nothing ${watch ? "" : "without a stream"}`, async (t) => {
+      const options = { maxStaleness: 3_000, heartbeat: 2_000 };
+      const scene = watch ? await listening(t, options) : await open(t, { ...options, watch, fixedTtl: 50_000 });
+      const { server, clock, verifier } = scene;
+      let age = 3_001;
+      server.answer = ({ key }) => {
+        clock.advance(age);
+        return valid(key, { code, valid: code === VerifyCode.VALID });
+      };
+      await assert.rejects(verifier.verify(KEY), { name: "UnavailableError", message: /too old/ });
+      assert.equal(verifier.remembered, 0);
+      age = 3_000;
+      assert.equal((await verifier.verify(OTHER)).code, VerifyCode[code]);
+    });
+  }
+}
+
+test("how old an answer is counts where it is handed out, for each that waits", async (t) => {
+  const { server, clock, verifier } = await listening(t, { maxStaleness: 3_000, heartbeat: 2_000 });
+  server.answer = ({ key }) => {
+    clock.advance(2_000);
+    return valid(key);
+  };
+  const demands = [[], ["orders:read"], ["users:read"]];
+  const asked = demands.map((requiredScopes) => verifier.verify(KEY, { requiredScopes }));
+  const ended = Promise.all(asked.map((one) => assert.rejects(one, UnavailableError)));
+  const { now } = clock;
+  // Between the check of the answer, which caches it, and the callers, who get it in later microtasks.
+  clock.now = () => now.call(clock) + (verifier.remembered > 0 ? 1_001 : 0);
+  await ended;
+});
+
+for (const code of [VerifyCode.VALID, VerifyCode.REVOKED, UNKNOWN]) {
+  test(`an answer (${code}) older than an event that came before its call decides nothing`, async (t) => {
+    const { server, verifier, stream } = await listening(t);
+    let revision = 99n;
+    server.answer = ({ key }) =>
+      valid(key, key === KEY ? { code, valid: code === VerifyCode.VALID, revision } : { revision: 100n });
+    stream.send({
+      events: [
+        { keyId: idOf(KEY), revision: 100n },
+        { keyId: idOf(KEY), revision: 50n },
+      ],
+      cursor: "r100",
+    });
+    await handled(stream, verifier);
+    await assert.rejects(verifier.verify(KEY), UnavailableError);
+    assert.equal((await verifier.verify(KEY).catch(() => undefined))?.cached, undefined);
+    revision = 100n;
+    const { valid: allowed } = await verifier.verify(KEY);
+    assert.equal(allowed, code === VerifyCode.VALID);
+  });
+}
+
+test("an event that comes during the call, or from before a reset, does not spoil an answer", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  const wait = door();
+  await verifier.verify(OTHER);
+  server.beforeCall = wait.pass;
+  const during = verifier.verify(KEY);
+  await until(() => server.calls.length === 2);
+  stream.changed(idOf(KEY), 9);
+  stream.changed(idOf(OTHER), 1);
+  await until(() => verifier.remembered === 0);
+  wait.open();
+  assert.equal((await during).code, "VALID");
+  assert.equal(verifier.remembered, 0);
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+  await verifier.verify(OTHER);
+  const { remembered } = verifier;
+  stream.send({ reset: true, cursor: "r1" });
+  await until(() => verifier.remembered < remembered);
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+});
+
 for (const [name, reply] of [
   ["that is denied for good", () => denied(VerifyCode.REVOKED, idOf(KEY))],
   ["that nothing is known of", () => denied(VerifyCode.NOT_FOUND)],
@@ -393,17 +530,30 @@ for (const [name, reply] of [
   });
 }
 
+for (const [name, reply] of [
+  ["about another key", { keyId: idOf(OTHER) }],
+  ["about no key", { keyId: "" }],
+  ["without a time", { checkTime: undefined }],
+  ["with a time that does not exist", { expireTime: { seconds: 1n << 62n } }],
+] as const) {
+  test(`a denial ${name}, with a code that this library does not know, decides nothing`, async (t) => {
+    const { server, verifier } = await listening(t);
+    server.answer = ({ key }) => valid(key, { valid: false, code: UNKNOWN, ...(reply as object) });
+    await assert.rejects(verifier.verify(KEY), UnavailableError);
+    assert.equal(verifier.remembered, 0);
+  });
+}
+
 test("a denial with a code that this library does not know is a denial", async (t) => {
   const { server, verifier } = await listening(t);
-  // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- a newer server may have codes that this enum lacks
-  server.answer = ({ key }) => valid(key, { valid: false, code: 99 as VerifyCode });
+  server.answer = ({ key }) => valid(key, { valid: false, code: UNKNOWN });
   const { valid: allowed, code } = await verifier.verify(KEY);
   assert.deepEqual({ allowed, code }, { allowed: false, code: "UNSPECIFIED" });
   assert.equal(verifier.remembered, 0);
 });
 
-for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND]) {
-  test(`once the server has said ${VerifyCode[code]}, memory never says otherwise`, async (t) => {
+for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND, UNKNOWN]) {
+  test(`once the server has said ${VerifyCode[code] ?? "an unknown code"}, memory never says otherwise`, async (t) => {
     const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
     await verifier.verify(KEY);
     clock.advance(15_000);
@@ -703,6 +853,34 @@ for (const [code, kind, attempts] of FAILURES) {
       return error instanceof kind && error instanceof TumblerError;
     });
     assert.equal(server.calls.length, attempts);
+  });
+}
+
+for (const [name, fail] of [
+  [
+    "throws",
+    () => {
+      throw new Error("the disk is full");
+    },
+  ],
+  ["rejects", () => Promise.reject(new Error("the disk is full"))],
+] as const) {
+  test(`a logger that ${name} changes nothing: the stream is opened again, and no rejection is unhandled`, async (t) => {
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => unhandled.push(reason);
+    process.on("unhandledRejection", note);
+    t.after(() => process.off("unhandledRejection", note));
+    const logger: Logger = { info: fail, warn: fail, error: fail };
+    const scene = await listening(t, { logger });
+    scene.stream.fail(Code.Unavailable);
+    const second = await nextStream(scene);
+    scene.server.refuseStreams = () => Code.PermissionDenied;
+    second.fail(Code.Unauthenticated);
+    await until(() => {
+      scene.clock.advance(10);
+      return scene.server.watchAttempts > 3;
+    });
+    assert.deepEqual(unhandled, []);
   });
 }
 

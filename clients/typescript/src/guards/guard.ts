@@ -1,7 +1,7 @@
 import { Code } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
 import { KEY_PATTERN } from "../keyformat.js";
-import { defaultLogger, type Logger } from "../logger.js";
+import { defaultLogger, type Logger, safeLogger } from "../logger.js";
 import type { ProjectId } from "../projects.js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
@@ -136,11 +136,7 @@ function refusalForError(error: unknown, options: { logger?: Logger }): Refusal 
 
 /** Logs. A logger that fails does not change what a guard does. */
 export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "info" | "error", message: string): void {
-  try {
-    logger[level](message);
-  } catch {
-    // There is nowhere left to report this.
-  }
+  safeLogger(logger)[level](message);
 }
 
 /** Returns what may be logged of an error from other code. */
