@@ -125,6 +125,22 @@ class RulesTest {
     }
 
     @Test
+    @DisplayName("A log handler that throws changes no answer of a guard.")
+    void brokenLog() {
+        Runnable remove = BrokenLogger.addHandler("dev.tumbler.guards");
+        try {
+            assertEquals(
+                    Optional.of(Guards.Refusal.KEY_REQUIRED),
+                    Guards.refusal(Verification.unproven(Code.NOT_FOUND, false)));
+            assertEquals(Guards.Refusal.UNDECIDED, Guards.refusal(new UnavailableException("as the test has it")));
+            assertEquals(Guards.Refusal.MISTAKEN, Guards.refusal(new IllegalStateException("as the test has it")));
+            assertEquals(Optional.empty(), Guards.presentedKey(List.of("a", "b"), null));
+        } finally {
+            remove.run();
+        }
+    }
+
+    @Test
     @DisplayName("Where no header of a name came, it may be null.")
     void noHeaders() {
         assertEquals(Optional.of("k"), Guards.presentedKey(null, List.of("k")));
