@@ -8,7 +8,7 @@ import java.util.concurrent.TimeUnit;
 /**
  * The server's answer about a key.
  *
- * @param record null with MALFORMED and NOT_FOUND
+ * @param record null with MALFORMED and NOT_FOUND; also with UNSPECIFIED if its times do not exist
  * @param checkTime the instant of the verdict by the server's clock, in microseconds since the Unix epoch
  * @param sentAt when the call was sent, by the client's monotonic clock, in nanoseconds. That is before {@code
  *     checkTime}, so the time that is counted from it is never too short
@@ -31,10 +31,11 @@ record Answer(Code code, KeyRecord record, long checkTime, long sentAt, long ttl
         KeyRecord record = null;
         long checkTime = KeyRecord.micros(response.getCheckTime());
         if (code != Code.MALFORMED && code != Code.NOT_FOUND) {
-            if (!response.getKeyId().equals(id) || !hasValidTimes(response)) {
+            boolean hasValidTimes = hasValidTimes(response);
+            if (!response.getKeyId().equals(id) || (!hasValidTimes && code != Code.UNSPECIFIED)) {
                 return null;
             }
-            record = KeyRecord.of(response);
+            record = hasValidTimes ? KeyRecord.of(response) : null;
             VerifyOptions asked = new VerifyOptions(sent.requiredScopes(), sent.clientIp(), sent.environmentId());
             if (code.dependsOnDemand() && Verdict.decide(record, asked, checkTime) != code) {
                 return null;
@@ -96,8 +97,9 @@ record Answer(Code code, KeyRecord record, long checkTime, long sentAt, long ttl
                 && time.getNanos() < 1_000_000_000;
     }
 
-    /** Returns a lifetime in nanoseconds: at most a day, so that no sum overflows. */
+    /** Returns a lifetime in nanoseconds: 0 to a day and some seconds, so that no sum overflows. */
     private static long nanos(Duration span) {
-        return TimeUnit.SECONDS.toNanos(Math.min(span.getSeconds(), 86_400)) + span.getNanos();
+        long seconds = Math.max(-86_400, Math.min(span.getSeconds(), 86_400));
+        return Math.max(0, TimeUnit.SECONDS.toNanos(seconds) + span.getNanos());
     }
 }

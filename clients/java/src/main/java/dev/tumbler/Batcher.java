@@ -95,6 +95,8 @@ final class Batcher {
         final CompletableFuture<Answer> answer = new CompletableFuture<>();
         /** The Watch stream's position when the flight was sent; null: it is queued. */
         Position position;
+        /** The highest revision of an event of the key that the stream had delivered then; 0: none is known. */
+        long knownRevision;
         /** When a caller last began to wait for it. */
         long joinedAt;
         /** The maximum size of its next batch: half the size of its last one. */
@@ -176,6 +178,10 @@ final class Batcher {
                 .copy()
                 .orTimeout(timeout.toNanos(), TimeUnit.NANOSECONDS)
                 .<CompletionStage<VerdictUntil>>handle((answer, failure) -> {
+                    if (failure == null && cache.isTooOld(answer, clock.now())) {
+                        return CompletableFuture.failedStage(
+                                new UnavailableException("the server's answer is too old"));
+                    }
                     if (failure == null) {
                         Code code = answer.decide(demand, own, clock.now());
                         return CompletableFuture.completedStage(
@@ -229,6 +235,7 @@ final class Batcher {
                             break;
                         }
                         flight.position = position;
+                        flight.knownRevision = cache.revisionAt(position, flight.id);
                         batch.add(flight);
                     }
                     queue.removeFirst();
@@ -278,30 +285,20 @@ final class Batcher {
 
     private void answered(List<Flight> batch, List<VerifyResponse> responses, long sentAt) {
         if (responses.size() != batch.size()) {
-            failed(batch, Status.INTERNAL.withDescription("the server's answer does not match the request").asException());
+            settle(batch, List.of());
+            batch.forEach(flight -> flight.answer.completeExceptionally(
+                    new UnavailableException("the server's answer does not match the request")));
             return;
         }
-        List<Answer> answers = IntStream.range(0, batch.size())
+        List<Answer> parsed = IntStream.range(0, batch.size())
                 .mapToObj(i -> lacksProject(responses.get(i))
                         ? null
                         : Answer.of(responses.get(i), batch.get(i).id, batch.get(i).demand, sentAt))
                 .map(answer -> answer == null ? null : answer.of(projects))
                 .toList();
-        long now = clock.now();
-        for (int i = 0; i < batch.size(); i++) {
-            Flight flight = batch.get(i);
-            if (answers.get(i) != null) {
-                if (!flight.refusedCursor.isEmpty()) {
-                    cache.dropCursor(flight.refusedCursor, now);
-                }
-                byte[] digest = digester.digest(flight.key);
-                if (!answers.get(i).code().dependsOnDemand()) {
-                    cache.evictDenied(flight.id, digest);
-                } else if (flight.refusedCursor.isEmpty()) { // else the answer may be older than the position
-                    cache.store(digest, answers.get(i), flight.position, now);
-                }
-            }
-        }
+        List<Answer> answers = IntStream.range(0, batch.size())
+                .mapToObj(i -> applied(parsed.get(i), batch.get(i)))
+                .toList();
         // A batch leaves an item undecided if its answer has no room for it, or if the item has the wrong form.
         IntPredicate isUndecided =
                 i -> batch.size() > 1 && responses.get(i).getCode() == VerifyCode.VERIFY_CODE_UNSPECIFIED;
@@ -315,6 +312,27 @@ final class Batcher {
                 batch.get(i).answer.completeExceptionally(new UnavailableException("the server did not decide"));
             }
         }
+    }
+
+    /** Updates the cache by an answer. Returns the answer, or null if it decides nothing. */
+    private Answer applied(Answer answer, Flight flight) {
+        if (answer == null) {
+            return null;
+        }
+        long now = clock.now();
+        if (!flight.refusedCursor.isEmpty()) {
+            cache.dropCursor(flight.refusedCursor, now);
+        }
+        if (cache.contradicts(answer, flight.position, flight.knownRevision)) {
+            return null;
+        }
+        byte[] digest = digester.digest(flight.key);
+        if (!answer.code().dependsOnDemand()) {
+            cache.evictDenied(flight.id, digest);
+        } else if (flight.refusedCursor.isEmpty()) { // else the answer may be older than the position
+            cache.store(digest, answer, flight.position, now);
+        }
+        return answer;
     }
 
     /** Returns whether the verifier's own key sees all projects, and no option says which projects to accept. */

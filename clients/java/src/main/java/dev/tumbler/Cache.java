@@ -125,10 +125,17 @@ final class Cache {
         this.listener = listener;
     }
 
-    /** Returns when the entry of a key id expires; {@code now} if there is none. */
+    /**
+     * Returns until when a guarded stream may rely on the entry of a key id, at least for a second after the call; for a
+     * second from {@code now} if there is none.
+     */
     long until(String id, long now) {
         Entry entry = entries.get(id);
-        return entry == null ? now : entry.expiresAt;
+        if (entry == null) {
+            return now + Sessions.RECHECK_INTERVAL;
+        }
+        long earliest = entry.answer.sentAt() + Sessions.RECHECK_INTERVAL;
+        return entry.expiresAt - earliest > 0 ? entry.expiresAt : earliest;
     }
 
     /** Returns how long the cache stays fresh if no further heartbeat arrives; 0 or less: it is not fresh. */
@@ -164,12 +171,50 @@ final class Cache {
     }
 
     /**
-     * Caches an answer about a key that is not revoked, superseded, inactive or expired. It does not if the stream has
-     * delivered a reset since {@code position}, or a change that the answer may not include.
+     * Returns the highest revision of a key's events that the stream had delivered at {@code position}; 0 if it is not
+     * known, or a reset has come since.
+     */
+    long revisionAt(Position position, String id) {
+        lock.lock();
+        try {
+            long revision = changes.getOrDefault(id, 0L);
+            return position.generation == generation && revision <= position.lastRevision ? revision : 0;
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /**
+     * Returns whether an answer about a proven key contradicts the stream: it is older than an event of the key that
+     * was delivered before the call was sent. A reset since then makes the revisions incomparable.
+     *
+     * @param known the value of {@link #revisionAt} when the call was sent
+     */
+    boolean contradicts(Answer answer, Position position, long known) {
+        if (answer.record() == null || answer.code() == Code.UNSPECIFIED || answer.revision() >= known) {
+            return false;
+        }
+        lock.lock();
+        try {
+            return position.generation == generation;
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Returns whether an answer is older than {@code maxStaleness}, counted from before its call was sent. */
+    boolean isTooOld(Answer answer, long now) {
+        return now - answer.sentAt() > maxStaleness;
+    }
+
+    /**
+     * Caches an answer about a key that is not revoked, superseded, inactive or expired. It does not if the answer is
+     * too old, its call carried no cursor, or the stream has delivered a reset since {@code position}, or a change that
+     * the answer may not include.
      */
     void store(byte[] digest, Answer answer, Position position, long now) {
         long ttl = fixedTtl > 0 ? Math.min(fixedTtl, answer.ttl()) : answer.ttl();
-        if (maxEntries == 0 || ttl <= 0) {
+        if (maxEntries == 0 || ttl <= 0 || isTooOld(answer, now)) {
             return;
         }
         String id = answer.record().keyId();
@@ -180,6 +225,7 @@ final class Cache {
         lock.lock();
         try {
             if (isFresh(now)
+                    && (fixedTtl > 0 || !position.cursor.isEmpty())
                     && position.generation == generation
                     && answer.revision() >= revisionFloor
                     && answer.revision() >= changes.getOrDefault(id, 0L)) {
@@ -218,8 +264,10 @@ final class Cache {
         try {
             for (KeyEvent event : events) {
                 evict(event.getKeyId());
-                changes.remove(event.getKeyId());
-                changes.put(event.getKeyId(), event.getRevision());
+                Long earlier = changes.remove(event.getKeyId());
+                changes.put(
+                        event.getKeyId(),
+                        earlier == null ? event.getRevision() : Math.max(earlier, event.getRevision()));
                 lastRevision = Math.max(lastRevision, event.getRevision());
             }
             Iterator<Long> oldest = changes.values().iterator();
@@ -227,7 +275,7 @@ final class Cache {
                 revisionFloor = Math.max(revisionFloor, oldest.next());
                 oldest.remove();
             }
-            this.cursor = cursor;
+            moveTo(cursor);
         } finally {
             lock.unlock();
         }
@@ -242,22 +290,25 @@ final class Cache {
      * late.
      *
      * @param requestedAt when the stream was requested
-     * @param age how long the stream had been open at that instant; null: an older server does not send it
+     * @param age how long the stream had been open at that instant; null: an older server does not send it. One that
+     *     cannot be ends freshness
      * @param now when the heartbeat arrived
      */
     boolean applyHeartbeat(String cursor, long requestedAt, Duration age, long now) {
         lock.lock();
         try {
-            this.cursor = cursor;
+            moveTo(cursor);
             boolean lapsed = now - freshUntil >= 0;
             if (age == null && lapsed && freshUntil - requestedAt > 0) {
                 return false; // it may have waited for as long as nothing arrived
             }
-            long confirmedAt = age == null ? now : requestedAt + age.toNanos();
-            if (confirmedAt - now > MAX_HEARTBEAT_LEAD) { // this machine's clock stood still
+            // Compared before it is added: an absurd age would overflow.
+            Duration most = Duration.ofNanos(now - requestedAt + MAX_HEARTBEAT_LEAD);
+            if (age != null && (age.isNegative() || age.compareTo(most) > 0)) { // this machine's clock stood still
                 freshUntil = now;
                 return false;
             }
+            long confirmedAt = age == null ? now : requestedAt + age.toNanos();
             long old = Math.max(0, now - confirmedAt);
             long until = now - old + maxStaleness;
             if (lapsed || until - freshUntil > 0) {
@@ -275,7 +326,7 @@ final class Cache {
         lock.lock();
         try {
             reset();
-            this.cursor = cursor;
+            moveTo(cursor);
         } finally {
             lock.unlock();
         }
@@ -311,6 +362,13 @@ final class Cache {
             lock.unlock();
         }
         listener.accept(null);
+    }
+
+    /** Continues from a message's cursor. A message without one keeps the cursor that is known. */
+    private void moveTo(String cursor) {
+        if (!cursor.isEmpty()) {
+            this.cursor = cursor;
+        }
     }
 
     private void reset() {

@@ -6,6 +6,10 @@ import dev.tumbler.v1.VerifyCode;
  * The outcome of a verification. If several reasons to deny apply, the first in this order counts, from MALFORMED on.
  */
 public enum Code {
+    /**
+     * The server denies the key for a reason that this version does not know. The server never sends this code itself.
+     */
+    UNSPECIFIED,
     /** The key is accepted. The only code that allows anything. */
     VALID,
     /** The text does not have the form of a key, or its check is wrong. Most likely a typing error. */
@@ -27,7 +31,7 @@ public enum Code {
     /** The key does not grant a required scope. */
     INSUFFICIENT_SCOPE;
 
-    /** Returns the code for a server's code, or null if that is not a verdict. */
+    /** Returns the code for a server's code, UNSPECIFIED for one of a newer server, or null if it is not a verdict. */
     static Code of(VerifyCode code) {
         return switch (code) {
             case VERIFY_CODE_VALID -> VALID;
@@ -40,7 +44,8 @@ public enum Code {
             case VERIFY_CODE_ENVIRONMENT_MISMATCH -> ENVIRONMENT_MISMATCH;
             case VERIFY_CODE_IP_NOT_ALLOWED -> IP_NOT_ALLOWED;
             case VERIFY_CODE_INSUFFICIENT_SCOPE -> INSUFFICIENT_SCOPE;
-            case VERIFY_CODE_UNSPECIFIED, UNRECOGNIZED -> null;
+            case UNRECOGNIZED -> UNSPECIFIED;
+            case VERIFY_CODE_UNSPECIFIED -> null;
         };
     }
 

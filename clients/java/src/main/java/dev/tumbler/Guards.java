@@ -11,7 +11,7 @@ import java.util.function.Consumer;
  * framework; {@link dev.tumbler.grpc.KeyInterceptor} and {@link dev.tumbler.servlet.KeyFilter} are built on it.
  */
 public final class Guards {
-    static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
+    static final SafeLogger LOG = new SafeLogger(System.getLogger("dev.tumbler.guards"));
 
     private Guards() {}
 

@@ -35,7 +35,13 @@ final class Sessions {
     /** The wait before the next attempt after a key could not be verified. */
     static final long RETRY_DELAY = Duration.ofSeconds(1).toNanos();
 
-    /** How long an answer counts at least. Just before an expiry, answers live for microseconds only. */
+    /**
+     * The minimum time between two verifications of a key because its answers' lifetimes are over. An answer may have no
+     * lifetime, and just before an expiry it has a few microseconds.
+     */
+    static final long RECHECK_INTERVAL = Duration.ofSeconds(1).toNanos();
+
+    /** How long an answer counts at least, even if maxStaleness is shorter. */
     private static final long MIN_TRUST = Duration.ofMillis(100).toNanos();
 
     /** The time from one key to the next if all must be verified again: 1,000 a second. */
@@ -103,6 +109,8 @@ final class Sessions {
         boolean isUnconfirmed;
         /** When it became unconfirmed. */
         long unconfirmedSince;
+        /** When its last verification here started. */
+        long checkedAt;
 
         /** Counts the timers, so that a former timer has no effect. */
         int timerNumber;
@@ -247,6 +255,7 @@ final class Sessions {
                 } else {
                     admitted.state = State.CHECKING;
                     admitted.changedMeanwhile = false;
+                    admitted.checkedAt = clock.now();
                     checking++;
                     turns.add(admitted);
                 }
@@ -279,7 +288,8 @@ final class Sessions {
                     recheck(admitted, 0);
                 } else {
                     admitted.isUnconfirmed = false;
-                    scheduleRecheck(admitted, verdict.until());
+                    long earliest = admitted.checkedAt + RECHECK_INTERVAL;
+                    scheduleRecheck(admitted, verdict.until() - earliest > 0 ? verdict.until() : earliest);
                 }
             }
             if (!queue.isEmpty()) {

@@ -17,6 +17,8 @@ import java.util.concurrent.locks.ReentrantLock;
 final class Watcher {
     private static final long FIRST_BACKOFF = Duration.ofMillis(100).toNanos();
     private static final long MAX_BACKOFF = Duration.ofSeconds(5).toNanos();
+    /** The longest duration that protobuf allows, 10,000 years. A longer one would overflow. */
+    private static final long MAX_DURATION_SECONDS = 315_576_000_000L;
 
     private final ApiKeyServiceStub stub;
     private final ManagedChannel channel;
@@ -24,7 +26,7 @@ final class Watcher {
     private final String project;
     private final Clock clock;
     private final Duration heartbeat;
-    private final System.Logger log;
+    private final SafeLogger log;
 
     /** Guards the fields below. */
     private final ReentrantLock lock = new ReentrantLock();
@@ -48,7 +50,7 @@ final class Watcher {
         this.project = project;
         this.clock = clock;
         this.heartbeat = heartbeat;
-        this.log = log;
+        this.log = new SafeLogger(log);
     }
 
     void open() {
@@ -120,6 +122,7 @@ final class Watcher {
 
         /** Processes a message, and returns whether to keep the stream. */
         private boolean handle(WatchResponse response, long now) {
+            boolean restored;
             lock.lock();
             try {
                 if (current != this) {
@@ -137,19 +140,24 @@ final class Watcher {
                         && !cache.applyHeartbeat(response.getCursor(), requestedAt, age(response), now)) {
                     return false;
                 }
-                if (broken) {
-                    log.log(Level.INFO, "the stream is restored");
-                }
+                restored = broken;
                 broken = false;
-                return true;
             } finally {
                 lock.unlock();
             }
+            if (restored) {
+                log.log(Level.INFO, "the stream is restored");
+            }
+            return true;
         }
 
         private static Duration age(WatchResponse response) {
+            if (!response.hasStreamAge()) {
+                return null;
+            }
             com.google.protobuf.Duration age = response.getStreamAge();
-            return response.hasStreamAge() ? Duration.ofSeconds(age.getSeconds(), age.getNanos()) : null;
+            long seconds = Math.max(-MAX_DURATION_SECONDS, Math.min(age.getSeconds(), MAX_DURATION_SECONDS));
+            return Duration.ofSeconds(seconds, age.getNanos());
         }
 
         @Override
@@ -191,6 +199,7 @@ final class Watcher {
 
         /** Schedules the next attempt, and returns whether this was the current stream. */
         private boolean streamEnded(Status status) {
+            Level level;
             lock.lock();
             try {
                 if (current != this) {
@@ -198,25 +207,26 @@ final class Watcher {
                 }
                 current = null;
                 watchdog.run();
+                // A stream that breaks at once is no recovery, even if it delivered a message.
+                if (clock.now() - requestedAt >= heartbeat.toNanos()) {
+                    failures = 0;
+                }
+                broken = true;
+                level = failures++ == 0 ? Level.WARNING : Level.DEBUG;
                 clock.after(backoff(status), Watcher.this::open);
-                return true;
             } finally {
                 lock.unlock();
             }
-        }
-
-        private long backoff(Status status) {
-            // A stream that breaks at once is no recovery, even if it delivered a message.
-            if (clock.now() - requestedAt >= heartbeat.toNanos()) {
-                failures = 0;
-            }
-            broken = true;
             log.log(
-                    failures++ == 0 ? Level.WARNING : Level.DEBUG,
+                    level,
                     "the stream broke and will be reopened: {0}",
                     status.getDescription() == null
                             ? status.getCode()
                             : status.getCode() + ": " + status.getDescription());
+            return true;
+        }
+
+        private long backoff(Status status) {
             switch (status.getCode()) {
                 case UNAUTHENTICATED, PERMISSION_DENIED -> {
                     cache.invalidate(clock.now());

@@ -39,6 +39,30 @@ class CacheTest {
     }
 
     @Test
+    @DisplayName("Nothing is cached while no message of the stream has had a cursor.")
+    void noCursor() {
+        Cache fresh = new Cache(10, 1_000_000, Duration.ofSeconds(15).toNanos(), Duration.ofSeconds(5).toNanos(), 0, 0);
+        Answer answer = Answer.of(FakeServer.valid(FakeServer.KEY).build(), ID, VerifyOptions.NONE, 0);
+        fresh.reset("");
+        assertTrue(fresh.applyHeartbeat("", 0, Duration.ZERO, 0));
+        Cache.Position position = fresh.position();
+        fresh.store(new byte[32], answer, position, 1);
+        assertEquals(0, fresh.size());
+        assertTrue(fresh.applyHeartbeat("c1", 0, Duration.ZERO, 0));
+        fresh.store(new byte[32], answer, position, 1); // its call carried no cursor
+        assertEquals(0, fresh.size());
+        fresh.store(new byte[32], answer, fresh.position(), 1);
+        assertEquals(1, fresh.size());
+    }
+
+    @Test
+    @DisplayName("A guarded stream relies on a verdict for a second at least, whether or not its record is cached.")
+    void until() {
+        assertEquals(Duration.ofSeconds(60).toNanos(), cache.until(ID, 5));
+        assertEquals(Duration.ofSeconds(1).toNanos() + 5, cache.until("another", 5));
+    }
+
+    @Test
     @DisplayName("The refusal of a cursor that the stream has moved on from changes nothing.")
     void oldCursorRefused() {
         cache.applyHeartbeat("c2", 0, Duration.ofNanos(2), 2);

@@ -33,6 +33,7 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
 import java.util.function.Function;
+import java.util.function.UnaryOperator;
 
 /**
  * A server whose answers a test sets. By default every key is valid, at revision 1, and may be cached for a minute.
@@ -52,6 +53,7 @@ final class FakeServer implements AutoCloseable {
     private final Server server;
     private volatile Function<VerifyRequest, VerifyResponse.Builder> answers = FakeServer::valid;
     private volatile Consumer<BatchVerifyRequest> refusal = request -> {};
+    private volatile UnaryOperator<List<VerifyResponse>> shape = UnaryOperator.identity();
     private volatile CountDownLatch gate = new CountDownLatch(0);
 
     FakeServer() throws IOException {
@@ -126,6 +128,11 @@ final class FakeServer implements AutoCloseable {
     /** Sets a check of each batch from now on. It may throw a status, which fails the batch. */
     void refuse(Consumer<BatchVerifyRequest> with) {
         refusal = with;
+    }
+
+    /** Sets what is made of a batch's answers from now on. */
+    void shape(UnaryOperator<List<VerifyResponse>> with) {
+        shape = with;
     }
 
     /** Holds back answers from now on, until the returned latch is counted down. */
@@ -229,7 +236,7 @@ final class FakeServer implements AutoCloseable {
                 List<VerifyResponse> all = request.getRequestsList().stream()
                         .map(item -> said.apply(item).build())
                         .toList();
-                to.onNext(BatchVerifyResponse.newBuilder().addAllResponses(all).build());
+                to.onNext(BatchVerifyResponse.newBuilder().addAllResponses(shape.apply(all)).build());
                 to.onCompleted();
             } catch (RuntimeException failure) {
                 to.onError(failure);

@@ -3,10 +3,12 @@ package dev.tumbler;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNotNull;
 import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertTimeoutPreemptively;
 
 import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
+import java.time.Duration;
 import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
@@ -109,6 +111,33 @@ class RulesTest {
                             Credential.of(
                                     Vectors.headers(vector, "authorization"), Vectors.headers(vector, "x-api-key")));
                 }));
+    }
+
+    @Test
+    @DisplayName("A long header of blanks costs linear time, within the value as around it.")
+    void blanks() {
+        String blanks = " \t".repeat(500_000);
+        assertTimeoutPreemptively(Duration.ofSeconds(5), () -> {
+            assertEquals(Optional.of("a" + blanks + "b"), Guards.presentedKey(null, List.of("a" + blanks + "b")));
+            assertEquals(Optional.of("k"), Guards.presentedKey(null, List.of(blanks + "k" + blanks)));
+            assertEquals(Optional.empty(), Guards.presentedKey(null, List.of(blanks)));
+        });
+    }
+
+    @Test
+    @DisplayName("A log handler that throws changes no answer of a guard.")
+    void brokenLog() {
+        Runnable remove = BrokenLogger.addHandler("dev.tumbler.guards");
+        try {
+            assertEquals(
+                    Optional.of(Guards.Refusal.KEY_REQUIRED),
+                    Guards.refusal(Verification.unproven(Code.NOT_FOUND, false)));
+            assertEquals(Guards.Refusal.UNDECIDED, Guards.refusal(new UnavailableException("as the test has it")));
+            assertEquals(Guards.Refusal.MISTAKEN, Guards.refusal(new IllegalStateException("as the test has it")));
+            assertEquals(Optional.empty(), Guards.presentedKey(List.of("a", "b"), null));
+        } finally {
+            remove.run();
+        }
     }
 
     @Test

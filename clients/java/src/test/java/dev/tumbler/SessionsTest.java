@@ -163,6 +163,23 @@ class SessionsTest {
     }
 
     @Test
+    @DisplayName("A key whose answers have no lifetime is verified once a second, but at once after an event.")
+    void noLifetime() {
+        open(1, "one");
+        changed(1);
+        for (int second = 0; second < 5; second++) {
+            answer(asked.remove(), Code.VALID, Duration.ZERO);
+            pass(Duration.ofSeconds(1).minusNanos(1));
+            assertTrue(asked.isEmpty());
+            pass(Duration.ofNanos(1));
+            assertEquals(1, asked.size());
+        }
+        answer(asked.remove(), Code.VALID, Duration.ZERO);
+        changed(1);
+        assertEquals(1, asked.size());
+    }
+
+    @Test
     @DisplayName("Once the stream was silent for maxStaleness, every key is verified each maxStaleness.")
     void lapses() {
         open(1, "one");

@@ -277,6 +277,19 @@ class VerifierTest {
             assertAsked(2);
         }
 
+        @ParameterizedTest
+        @ValueSource(longs = {-1, -(1L << 62), Long.MIN_VALUE})
+        @DisplayName("An answer with a negative time to live is not remembered.")
+        void negativeTtl(long seconds) {
+            listening();
+            server.answer(request -> valid(request.getKey())
+                    .setCacheTtl(com.google.protobuf.Duration.newBuilder().setSeconds(seconds).setNanos(-999_999_999)));
+            assertTrue(verifier.verify(KEY).valid());
+            assertTrue(verifier.verify(KEY).valid());
+            assertAsked(2);
+            assertEquals(0, verifier.remembered());
+        }
+
         @Test
         @DisplayName("No more keys than allowed are remembered, and one that was used stays longer.")
         void eviction() {
@@ -371,7 +384,7 @@ class VerifierTest {
             verifier.verify(OTHER);
             stream.changed("c2", ID, 2);
             handled("c2");
-            server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
+            server.answer(request -> FakeServer.proven(request, VerifyCode.VERIFY_CODE_REVOKED).setRevision(2));
             assertEquals(Code.REVOKED, verifier.verify(KEY).code());
             assertTrue(verifier.verify(OTHER).cached());
         }
@@ -404,6 +417,7 @@ class VerifierTest {
             second.heartbeat("c4");
             handled("c4");
             assertTrue(verifier.verify(OTHER).cached());
+            server.answer(request -> valid(request.getKey()).setRevision(2));
             assertFalse(verifier.verify(KEY).cached());
         }
 
@@ -475,6 +489,118 @@ class VerifierTest {
             stream.heartbeat("c3", Duration.ofSeconds(1).plusNanos(Cache.MAX_HEARTBEAT_LEAD + 1));
             until(stream::cancelled);
             assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @ParameterizedTest
+        @ValueSource(longs = {-1, 315_576_000_000L, 1L << 62, -(1L << 62), Long.MAX_VALUE, Long.MIN_VALUE})
+        @DisplayName("A heartbeat of an age that cannot be ends trust and the stream, and overflows nothing.")
+        void absurdAge(long seconds) {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            stream.heartbeat("c2", Duration.ofSeconds(seconds, 999_999_999));
+            until(stream::cancelled);
+            assertFalse(verifier.verify(KEY).cached());
+            assertFalse(verifier.verify(KEY).cached());
+            reconnected().heartbeat("c3", Duration.ZERO);
+            handled("c3");
+            assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("A message without a cursor keeps the one that is known.")
+        void withoutCursor() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            stream.heartbeat("");
+            stream.changed("", ID, 1);
+            until(() -> verifier.remembered() == 0);
+            stream.reset("");
+            stream.fail(Status.UNAVAILABLE);
+            assertEquals("c1", reconnected().request.getStartCursor());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"UNAVAILABLE", "UNAUTHENTICATED"})
+        @DisplayName("A logger that throws changes nothing: the stream is opened anew, and what must go is forgotten.")
+        void brokenLogger(String status) {
+            Stream stream = listening(options().logger(new BrokenLogger()));
+            verifier.verify(KEY);
+            stream.fail(Status.fromCode(Status.Code.valueOf(status)));
+            Stream second = reconnected();
+            assertEquals(status.equals("UNAVAILABLE") ? 1 : 0, verifier.remembered());
+            second.heartbeat("c2");
+            handled("c2");
+            verifier.verify(KEY);
+            assertTrue(verifier.verify(KEY).cached());
+            second.fail(Status.UNAVAILABLE);
+            reconnected();
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        @DisplayName("A denial with a code of a newer server denies, and the key is forgotten.")
+        void unknownCode(boolean isDated) {
+            listening(options().heartbeat(Duration.ofSeconds(14)));
+            verifier.verify(KEY);
+            clock.pass(Duration.ofSeconds(15));
+            server.answer(request -> {
+                VerifyResponse.Builder answer = valid(request.getKey()).setValid(false).setCodeValue(99);
+                return isDated ? answer : answer.clearCheckTime();
+            });
+            Verification denied = verifier.verify(KEY);
+            assertEquals(Code.UNSPECIFIED, denied.code());
+            assertFalse(denied.valid());
+            assertEquals(isDated ? ID : "", denied.keyId());
+            assertEquals(Optional.of(Guards.Refusal.KEY_REQUIRED), Guards.refusal(denied));
+            assertEquals(0, verifier.remembered());
+            assertEquals(Code.UNSPECIFIED, verifier.verify(KEY, READ).code());
+            assertAsked(3);
+            server.answer(request -> valid(OTHER).setValid(false).setCodeValue(99));
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+        }
+
+        @ParameterizedTest
+        @EnumSource(names = {"VALID", "INSUFFICIENT_SCOPE", "REVOKED"})
+        @DisplayName("An answer that is older than an event of its key that was told before the call decides nothing.")
+        void olderThanTold(Code code) {
+            Stream stream = listening();
+            stream.changed("c2", ID, 5);
+            stream.changed("c3", ID, 3);
+            handled("c3");
+            VerifyCode told = VerifyCode.valueOf("VERIFY_CODE_" + code);
+            server.answer(request -> FakeServer.proven(request, told).setRevision(4));
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY, READ));
+            assertEquals(0, verifier.remembered());
+            assertEquals(code, verifier.verify(OTHER, READ).code());
+            server.answer(request -> FakeServer.proven(request, told).setRevision(5));
+            assertEquals(code, verifier.verify(KEY, READ).code());
+        }
+
+        @Test
+        @DisplayName("A reset makes it forget the revisions that were told.")
+        void resetForgetsRevisions() {
+            Stream stream = listening();
+            stream.changed("c2", ID, 5);
+            stream.reset("c3");
+            stream.heartbeat("c4");
+            handled("c4");
+            assertTrue(verifier.verify(KEY).valid());
+        }
+
+        @Test
+        @DisplayName("Once a cursor is refused, as after a restore of an older backup, the revisions told count no more.")
+        void restoredRevisions() {
+            Stream stream = listening();
+            stream.changed("c2", ID, 5);
+            handled("c2");
+            server.answer(request -> {
+                if (request.hasConsistency()) {
+                    throw Status.INVALID_ARGUMENT.asRuntimeException();
+                }
+                return valid(request.getKey());
+            });
+            assertTrue(verifier.verify(KEY).valid());
+            assertEquals("", verifier.cursor());
         }
 
         @Test
@@ -679,6 +805,54 @@ class VerifierTest {
         }
 
         @Test
+        @DisplayName("decides nothing where it is older than an event that was told before, though another came since.")
+        void olderThanBothEvents() {
+            Stream stream = listening();
+            stream.changed("c2", ID, 5);
+            handled("c2");
+            gate = server.hold();
+            asked = later(verifier, KEY, VerifyOptions.NONE);
+            next(server.verifies);
+            stream.changed("c3", ID, 9);
+            handled("c3");
+            gate.countDown();
+            assertInstanceOf(UnavailableException.class, failure(asked));
+        }
+
+        @ParameterizedTest
+        @ValueSource(longs = {0, 1})
+        @DisplayName("decides nothing where its call was sent longer than maxStaleness ago, and is not remembered.")
+        void tooOld(long nanos) throws Exception {
+            Stream stream = asking();
+            CompletableFuture<Verification> joined = verifier.verifyAsync(KEY, READ);
+            clock.pass(Duration.ofSeconds(10));
+            stream.heartbeat("c2");
+            handled("c2");
+            clock.pass(Duration.ofSeconds(5).plusNanos(nanos));
+            if (nanos == 0) {
+                assertRemembered(true);
+                assertEquals(Code.INSUFFICIENT_SCOPE, joined.get().code());
+            } else {
+                gate.countDown();
+                assertEquals("the server's answer is too old", failure(asked).getMessage());
+                assertEquals("the server's answer is too old", failure(joined).getMessage());
+                assertEquals(0, verifier.remembered());
+            }
+        }
+
+        @ParameterizedTest
+        @EnumSource(names = {"VALID", "REVOKED"})
+        @DisplayName("decides nothing then without a stream either.")
+        void tooOldWithoutStream(Code code) {
+            verifier = options().watch(false).build();
+            server.answer(request -> {
+                clock.pass(Duration.ofSeconds(15).plusNanos(1));
+                return FakeServer.proven(request, VerifyCode.valueOf("VERIFY_CODE_" + code));
+            });
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+        }
+
+        @Test
         @DisplayName("is remembered where it reflects the event.")
         void newerThanAnEvent() throws Exception {
             server.answer(request -> valid(request.getKey()).setRevision(2));
@@ -735,7 +909,7 @@ class VerifierTest {
         @DisplayName("is not told to who comes after a change of the key.")
         void notShared() throws Exception {
             Stream stream = asking();
-            server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
+            server.answer(request -> FakeServer.proven(request, VerifyCode.VERIFY_CODE_REVOKED).setRevision(2));
             stream.changed("c2", ID, 2);
             handled("c2");
             CompletableFuture<Verification> after = later(verifier, KEY, VerifyOptions.NONE);
@@ -905,6 +1079,20 @@ class VerifierTest {
             callers.subList(4, 104).forEach(caller -> assertTrue(caller.isCompletedExceptionally()));
         }
 
+        @ParameterizedTest
+        @ValueSource(ints = {0, 9, 11})
+        @DisplayName("fail with a batch that has another number of answers, and it is not sent again.")
+        void anotherLength(int answers) {
+            verifier = options().watch(false).build();
+            server.shape(all -> IntStream.range(0, answers)
+                    .mapToObj(i -> all.get(Math.min(i, all.size() - 1)))
+                    .toList());
+            assertEquals(List.of(10), gathered(10, i -> VerifyOptions.NONE));
+            callers.subList(4, 14)
+                    .forEach(caller -> assertInstanceOf(UnavailableException.class, failure(caller)));
+            assertTrue(server.verifies.isEmpty());
+        }
+
         @Test
         @DisplayName("get an exception of their own each, though they share a batch, or a call.")
         void ownExceptions() {
@@ -1062,6 +1250,25 @@ class VerifierTest {
                 server.answer(request -> answer);
                 assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
             }
+        }
+
+        @ParameterizedTest
+        @EnumSource(names = {"NOT_FOUND", "MALFORMED"})
+        @DisplayName("The check time of an answer that proves no key is not looked at.")
+        void unprovenTime(Code code) {
+            listening();
+            server.answer(request -> denied(VerifyCode.valueOf("VERIFY_CODE_" + code))
+                    .setCheckTime(Timestamp.newBuilder().setSeconds(1L << 62)));
+            assertEquals(code, verifier.verify(KEY).code());
+        }
+
+        @Test
+        @DisplayName("A network that is not written as one contains no address, and does not spoil the answer.")
+        void oddNetwork() {
+            listening();
+            server.answer(request -> valid(request.getKey()).addAllowedCidrs("junk").addAllowedCidrs("192.0.2.0/24"));
+            assertTrue(verifier.verify(KEY, VerifyOptions.NONE.withClientIp("192.0.2.1")).valid());
+            assertEquals(Code.IP_NOT_ALLOWED, verifier.verify(KEY, VerifyOptions.NONE.withClientIp("198.51.100.1")).code());
         }
 
         @Test

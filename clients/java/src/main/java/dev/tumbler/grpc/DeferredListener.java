@@ -23,11 +23,15 @@ final class DeferredListener<Q> extends ServerCall.Listener<Q> {
     DeferredListener(ServerCall<Q, ?> call) {
         inTurn = new SynchronizationContext((thread, failure) -> {
             // gRPC does the same with an exception of a handler.
-            LOG.log(Level.ERROR, "a handler failed", failure);
             try {
                 call.close(Status.UNKNOWN.withDescription("Application error processing RPC"), new Metadata());
             } catch (IllegalStateException closed) {
                 // the handler has closed the call itself
+            }
+            try {
+                LOG.log(Level.ERROR, "a handler failed", failure);
+            } catch (Throwable unlogged) {
+                // If it left this method, no event would be delivered any more.
             }
         });
     }

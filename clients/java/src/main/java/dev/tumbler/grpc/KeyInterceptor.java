@@ -118,8 +118,8 @@ public final class KeyInterceptor implements ServerInterceptor {
             try {
                 executor.execute(proceed);
             } catch (RuntimeException | OutOfMemoryError rejection) { // OutOfMemoryError: it could start no thread
-                LOG.log(Level.ERROR, "undecided: the guard's executor rejects calls", rejection);
                 waiting.proceed(() -> refuse(call, Refusal.UNDECIDED));
+                LOG.log(Level.ERROR, "undecided: the guard's executor rejects calls", rejection);
             }
         });
         return waiting;

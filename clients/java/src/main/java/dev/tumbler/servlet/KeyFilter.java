@@ -34,6 +34,10 @@ import java.util.function.Predicate;
  * valid. The handler's writes fail with an {@link IOException}, the request's thread is interrupted, and the reader
  * sees an error. If an asynchronous answer is waiting and its handler does not write, only Jetty can break it off;
  * other containers complete it normally. Ordinary answers run to their end.
+ *
+ * <p>A connection that a servlet upgrades ({@link HttpServletRequest#upgrade}, and WebSockets in a container) does not
+ * end with its key: the guard checks the key once, when the upgrade is requested. Whoever serves such a connection must
+ * watch the key itself: {@link Guards#hold} says when it stops being valid.
  */
 public final class KeyFilter implements Filter {
     /** The request attribute that holds the {@link Verification}. */
