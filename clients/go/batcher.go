@@ -37,9 +37,10 @@ type flight struct {
 	key      string
 	digest   digest
 	demand   verdict.Demand
-	maxBatch int  // the maximum size of its next batch: half the size of its last one
-	waiters  int  // the number of waiting callers; guarded by batcher.mu
-	sent     bool // guarded by batcher.mu
+	maxBatch int           // the maximum size of its next batch: half the size of its last one
+	waiters  int           // the number of waiting callers; guarded by batcher.mu
+	sent     bool          // guarded by batcher.mu
+	sentAt   time.Duration // when its last call was about to be sent
 	done     chan struct{}
 
 	// Set before done is closed.
@@ -177,11 +178,12 @@ func (b *batcher) nextBatch() (batch []*flight) {
 }
 
 func (b *batcher) sendOne(f *flight) {
-	pos := b.cache.position()
+	pos := b.position(f)
 	response, err := b.verify(f, pos)
 	if pos.cursor != "" && isInvalid(err) {
 		// Either the demand is wrong, or the cursor is (an older backup was restored). A call without it shows which.
 		refusedCursor := pos.cursor
+		pos = b.position(f)
 		pos.cursor = ""
 		if response, err = b.verify(f, pos); err == nil {
 			b.cache.dropCursor(refusedCursor)
@@ -199,6 +201,15 @@ func (b *batcher) sendOne(f *flight) {
 	b.finish(f, answer{}, err)
 }
 
+// position returns what the stream has delivered so far, for a call with these flights that is about to be sent.
+func (b *batcher) position(flights ...*flight) position {
+	pos := b.cache.position()
+	for _, f := range flights {
+		f.sentAt = pos.at
+	}
+	return pos
+}
+
 func (b *batcher) verify(f *flight, pos position) (*tumblerv1.VerifyResponse, error) {
 	ctx, cancel := context.WithTimeout(b.ctx, b.timeout)
 	defer cancel()
@@ -210,7 +221,7 @@ func (b *batcher) verify(f *flight, pos position) (*tumblerv1.VerifyResponse, er
 }
 
 func (b *batcher) sendBatch(batch []*flight) {
-	pos := b.cache.position()
+	pos := b.position(batch...)
 	request := &tumblerv1.BatchVerifyRequest{Requests: make([]*tumblerv1.VerifyRequest, len(batch))}
 	for place, f := range batch {
 		request.Requests[place] = b.request(f, pos.cursor)
@@ -354,17 +365,23 @@ func (b *batcher) request(f *flight, cursor string) *tumblerv1.VerifyRequest {
 }
 
 // verdict returns the verdict for one caller: the server's, or, for a caller that joined and may have other demands, a
-// decision on the record.
-func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool) *Verification {
+// decision on the record. An answer that is older than maxStaleness decides nothing, for example because the process
+// stood still: the key may have been revoked meanwhile.
+func (f *flight) verdict(
+	demand *verdict.Demand, now, maxStaleness time.Duration, joined bool,
+) (*Verification, error) {
+	if now-f.sentAt > maxStaleness {
+		return nil, errOldAnswer
+	}
 	a := &f.answer
 	if a.record != nil && demand.Excludes(a.record.ProjectID) {
-		return a.record.verification(CodeNotFound, false)
+		return a.record.verification(CodeNotFound, false), nil
 	}
 	if joined && a.entry != nil {
 		code := Code(verdict.Decide(&a.record.Record, demand, a.entry.serverTime(now)))
-		return a.entry.withUntil(a.record.verification(code, false))
+		return a.entry.withUntil(a.record.verification(code, false)), nil
 	}
-	return a.entry.withUntil(a.record.verification(a.code, false))
+	return a.entry.withUntil(a.record.verification(a.code, false)), nil
 }
 
 // wait returns when the flight has finished or the context has ended.

@@ -59,7 +59,7 @@ type cache struct {
 	maxEntries   int
 	maxBytes     int           // in bytes
 	watched      bool          // there is a Watch stream
-	maxStaleness time.Duration // with a stream: the maximum age of its last heartbeat
+	maxStaleness time.Duration // the maximum age of an answer, and of the stream's last heartbeat
 	heartbeat    time.Duration // with a stream: the heartbeat interval
 	fixedTTL     time.Duration // without a stream: the lifetime of an entry
 
@@ -126,7 +126,8 @@ func (c *cache) store(e *entry, pos position, revision int64, ttl time.Duration)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock.now()
-	if c.maxEntries == 0 || e.size > c.maxBytes || now >= e.expiresAt || !c.isFresh(now) ||
+	if c.maxEntries == 0 || e.size > c.maxBytes ||
+		now >= e.expiresAt || now-pos.at > c.maxStaleness || !c.isFresh(now) ||
 		c.watched && (pos.cursor == "" || pos.generation != c.generation || c.changes.after(keyID, revision)) {
 		return
 	}

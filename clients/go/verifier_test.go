@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+	"tumbler.dev/go/internal/verdict"
 )
 
 var readOrders = RequireScopes("orders:read")
@@ -433,6 +434,62 @@ func (w *world) holdAnswers() (release func()) {
 		if !released {
 			released = true
 			close(held)
+		}
+	}
+}
+
+// An answer that waited for longer than max_staleness, in the network or in a process that stood still, may be older
+// than a revocation.
+func TestAnAnswerThatIsHandedOutTooLateDecidesNothing(t *testing.T) {
+	for name, options := range map[string][]Option{
+		"with a stream":                  {WithHeartbeat(14 * time.Second)},
+		"without a stream":               {WithoutWatch()},
+		"without a stream, with a cache": {WithoutWatch(), WithFixedTTL(time.Hour)},
+	} {
+		for _, code := range []Code{CodeValid, CodeRevoked, CodeNotFound, CodeInsufficientScope} {
+			for late, age := range map[bool]time.Duration{false: DefaultMaxStaleness, true: DefaultMaxStaleness + 1} {
+				t.Run(fmt.Sprint(name, " ", code, " after ", age), func(t *testing.T) {
+					w := newWorld(t, options...)
+					var stream *fakeStream
+					if name == "with a stream" {
+						stream = w.stream()
+						w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
+					}
+					held := make(chan struct{})
+					w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+						<-held
+						response := goodAnswer(request)
+						setCode(response, tumblerv1.VerifyCode(code))
+						return response, nil
+					})
+					first := w.start(testKey(1, 'a'), readOrders)
+					w.eventually("it is asked for", func() bool { singles, _ := w.server.calls(); return singles == 1 })
+					w.clock.advance(age)
+					if stream != nil {
+						w.deliver(stream, heartbeat(age))
+					}
+					close(held)
+					r := w.await(first)
+					switch {
+					case late && (r.found != nil || !errors.Is(r.err, ErrUnavailable)):
+						t.Errorf("got %v, %v", r.found, r.err)
+					case !late && (r.err != nil || r.found.Code != code):
+						t.Errorf("got %v, %v", r.found, r.err)
+					case late && w.verifier.Remembered() > 0:
+						t.Error("it is remembered")
+					}
+				})
+			}
+		}
+	}
+}
+
+// The age counts when a caller gets the verdict, not when the answer arrives.
+func TestAnAnswerThatAgesBeforeItIsHandedOutDecidesNothing(t *testing.T) {
+	f := &flight{sentAt: time.Second, answer: answer{code: CodeNotFound}}
+	for age, want := range map[time.Duration]error{15 * time.Second: nil, 15*time.Second + 1: errOldAnswer} {
+		if found, err := f.verdict(&verdict.Demand{}, time.Second+age, 15*time.Second, true); !errors.Is(err, want) || (found == nil) != (want != nil) {
+			t.Errorf("after %v: got %v, %v", age, found, err)
 		}
 	}
 }

@@ -351,7 +351,7 @@ func TestAnAnswerToACallThatBeganBeforeTheStreamIsNotRemembered(t *testing.T) {
 }
 
 func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
-	w, stream := listening(t)
+	w, stream := listening(t, WithMaxStaleness(time.Minute))
 	w.verifyMeanwhile(testKey(1, 'a'), func() {
 		for second := range 59 {
 			w.clock.advance(time.Second)
