@@ -37,11 +37,15 @@ type flight struct {
 	key      string
 	digest   digest
 	demand   verdict.Demand
-	maxBatch int           // the maximum size of its next batch: half the size of its last one
-	waiters  int           // the number of waiting callers; guarded by batcher.mu
-	sent     bool          // guarded by batcher.mu
-	sentAt   time.Duration // when its last call was about to be sent
-	done     chan struct{}
+	maxBatch int  // the maximum size of its next batch: half the size of its last one
+	waiters  int  // the number of waiting callers; guarded by batcher.mu
+	sent     bool // guarded by batcher.mu
+
+	// Set when its call is about to be sent.
+	sentAt        time.Duration
+	knownRevision int64 // of the latest event that the stream had delivered for the key; 0: none
+
+	done chan struct{}
 
 	// Set before done is closed.
 	answer answer
@@ -178,12 +182,12 @@ func (b *batcher) nextBatch() (batch []*flight) {
 }
 
 func (b *batcher) sendOne(f *flight) {
-	pos := b.position(f)
+	pos := b.cache.position(f)
 	response, err := b.verify(f, pos)
 	if pos.cursor != "" && isInvalid(err) {
 		// Either the demand is wrong, or the cursor is (an older backup was restored). A call without it shows which.
 		refusedCursor := pos.cursor
-		pos = b.position(f)
+		pos = b.cache.position(f)
 		pos.cursor = ""
 		if response, err = b.verify(f, pos); err == nil {
 			b.cache.dropCursor(refusedCursor)
@@ -201,15 +205,6 @@ func (b *batcher) sendOne(f *flight) {
 	b.finish(f, answer{}, err)
 }
 
-// position returns what the stream has delivered so far, for a call with these flights that is about to be sent.
-func (b *batcher) position(flights ...*flight) position {
-	pos := b.cache.position()
-	for _, f := range flights {
-		f.sentAt = pos.at
-	}
-	return pos
-}
-
 func (b *batcher) verify(f *flight, pos position) (*tumblerv1.VerifyResponse, error) {
 	ctx, cancel := context.WithTimeout(b.ctx, b.timeout)
 	defer cancel()
@@ -221,7 +216,7 @@ func (b *batcher) verify(f *flight, pos position) (*tumblerv1.VerifyResponse, er
 }
 
 func (b *batcher) sendBatch(batch []*flight) {
-	pos := b.position(batch...)
+	pos := b.cache.position(batch...)
 	request := &tumblerv1.BatchVerifyRequest{Requests: make([]*tumblerv1.VerifyRequest, len(batch))}
 	for place, f := range batch {
 		request.Requests[place] = b.request(f, pos.cursor)
@@ -274,7 +269,12 @@ func (b *batcher) checkAnswer(f *flight, response *tumblerv1.VerifyResponse, pos
 		b.evictDenied(f)
 		return a, nil
 	}
-	if response.GetKeyId() != f.keyID || !hasValidTimes(response) {
+	_, isKnown := tumblerv1.VerifyCode_name[int32(a.code)]
+	switch {
+	case response.GetKeyId() != f.keyID:
+		return answer{}, errBadAnswer
+	case !isKnown: // a later server's code denies, whatever else the answer says
+	case !hasValidTimes(response), b.cache.contradicts(f, pos, response.GetRevision()):
 		return answer{}, errBadAnswer
 	}
 	if !b.projects.accepts(response.GetProjectId()) {

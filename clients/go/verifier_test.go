@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
@@ -491,5 +493,106 @@ func TestAnAnswerThatAgesBeforeItIsHandedOutDecidesNothing(t *testing.T) {
 		if found, err := f.verdict(&verdict.Demand{}, time.Second+age, 15*time.Second, true); !errors.Is(err, want) || (found == nil) != (want != nil) {
 			t.Errorf("after %v: got %v, %v", age, found, err)
 		}
+	}
+}
+
+// A denial whose code this version does not know denies, whatever else the answer says, and drops the key's record.
+func TestACodeOfALaterServerDeniesWhateverElseTheAnswerSays(t *testing.T) {
+	for name, change := range map[string]func(*tumblerv1.VerifyResponse){
+		"without a check time": func(a *tumblerv1.VerifyResponse) { a.CheckTime = nil },
+		"with an absurd expiry": func(a *tumblerv1.VerifyResponse) {
+			a.ExpireTime = &timestamppb.Timestamp{Seconds: math.MaxInt64}
+			a.GraceExpireTime = &timestamppb.Timestamp{Seconds: math.MinInt64}
+		},
+		"older than an event": func(a *tumblerv1.VerifyResponse) { a.Revision = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t, WithHeartbeat(14*time.Second))
+			w.deliver(stream, changed("next", 10, testKey(1, 'a')))
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.clock.advance(DefaultMaxStaleness)
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+				a.Code, a.Valid = 77, false
+				change(a)
+			})
+			for range 2 {
+				found := w.verify(testKey(1, 'a'))
+				if found.Code != 77 || found.Valid || found.Cached || found.Code.String() != "77" || !found.ExpireTime.IsZero() {
+					t.Errorf("got %+v", found)
+				}
+			}
+			if w.verifier.Remembered() != 0 {
+				t.Error("its record is kept")
+			}
+		})
+	}
+}
+
+// A code of a later server about another key, or with valid, is a contradiction.
+func TestACodeOfALaterServerAboutAnotherKeyDecidesNothing(t *testing.T) {
+	for name, change := range map[string]func(*tumblerv1.VerifyResponse){
+		"another key": func(a *tumblerv1.VerifyResponse) { a.Valid, a.KeyId = false, "0000000000000002" },
+		"valid":       func(*tumblerv1.VerifyResponse) {},
+	} {
+		w, _ := listening(t)
+		w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+			a.Code = 77
+			change(a)
+		})
+		if found, err := w.verifier.Verify(context.Background(), testKey(1, 'a')); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: got %v, %v", name, found, err)
+		}
+	}
+}
+
+func TestTheCheckTimeOfWhatIsNotProvenIsNotLookedAt(t *testing.T) {
+	for _, code := range []Code{CodeMalformed, CodeNotFound} {
+		for _, checkTime := range []*timestamppb.Timestamp{nil, {Seconds: math.MaxInt64}, {Seconds: math.MinInt64, Nanos: -1}} {
+			w, _ := listening(t)
+			w.server.answer(func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+				return &tumblerv1.VerifyResponse{Code: tumblerv1.VerifyCode(code), CheckTime: checkTime}, nil
+			})
+			w.expect(code, false, testKey(1, 'a'))
+		}
+	}
+}
+
+func TestACIDRThatCannotBeParsedContainsNoAddressAndDoesNotSpoilTheAnswer(t *testing.T) {
+	for want, cidrs := range map[Code][]string{
+		CodeIPNotAllowed: {"junk", "x\x00y", ""},
+		CodeValid:        {"junk", "192.0.2.0/24"},
+	} {
+		w, _ := listening(t)
+		w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+			a.AllowedCidrs = cidrs
+			a.Code, a.Valid = tumblerv1.VerifyCode(want), want == CodeValid
+		})
+		w.expect(want, false, testKey(1, 'a'), ClientIP("192.0.2.7"))
+		w.expect(want, true, testKey(1, 'a'), ClientIP("192.0.2.7"))
+	}
+}
+
+// Times to live that no time.Duration holds neither wrap around nor have a guarded stream verified all the time.
+func TestATimeToLiveNeverOverflows(t *testing.T) {
+	for name, c := range map[string]struct {
+		ttl    *durationpb.Duration
+		cached bool
+	}{
+		"the longest":     {&durationpb.Duration{Seconds: math.MaxInt64, Nanos: math.MaxInt32}, true},
+		"the protobuf's":  {&durationpb.Duration{Seconds: 315_576_000_000}, true},
+		"the shortest":    {&durationpb.Duration{Seconds: math.MinInt64, Nanos: math.MinInt32}, false},
+		"a bit negative":  {&durationpb.Duration{Nanos: -1}, false},
+		"nothing":         {&durationpb.Duration{}, false},
+		"nanos, negative": {&durationpb.Duration{Nanos: math.MinInt32}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := listening(t)
+			w.clock.advance(time.Second)
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.CacheTtl = c.ttl })
+			if found := w.verify(testKey(1, 'a')); c.cached != (found.until == always) {
+				t.Errorf("it is relied on until %v", found.until)
+			}
+			w.expect(CodeValid, c.cached, testKey(1, 'a'))
+		})
 	}
 }
