@@ -40,7 +40,12 @@ type flight struct {
 	maxBatch int  // the maximum size of its next batch: half the size of its last one
 	waiters  int  // the number of waiting callers; guarded by batcher.mu
 	sent     bool // guarded by batcher.mu
-	done     chan struct{}
+
+	// Set when its call is about to be sent.
+	sentAt        time.Duration
+	knownRevision int64 // of the latest event that the stream had delivered for the key; 0: none
+
+	done chan struct{}
 
 	// Set before done is closed.
 	answer answer
@@ -177,11 +182,12 @@ func (b *batcher) nextBatch() (batch []*flight) {
 }
 
 func (b *batcher) sendOne(f *flight) {
-	pos := b.cache.position()
+	pos := b.cache.position(f)
 	response, err := b.verify(f, pos)
 	if pos.cursor != "" && isInvalid(err) {
 		// Either the demand is wrong, or the cursor is (an older backup was restored). A call without it shows which.
 		refusedCursor := pos.cursor
+		pos = b.cache.position(f)
 		pos.cursor = ""
 		if response, err = b.verify(f, pos); err == nil {
 			b.cache.dropCursor(refusedCursor)
@@ -210,7 +216,7 @@ func (b *batcher) verify(f *flight, pos position) (*tumblerv1.VerifyResponse, er
 }
 
 func (b *batcher) sendBatch(batch []*flight) {
-	pos := b.cache.position()
+	pos := b.cache.position(batch...)
 	request := &tumblerv1.BatchVerifyRequest{Requests: make([]*tumblerv1.VerifyRequest, len(batch))}
 	for place, f := range batch {
 		request.Requests[place] = b.request(f, pos.cursor)
@@ -263,7 +269,12 @@ func (b *batcher) checkAnswer(f *flight, response *tumblerv1.VerifyResponse, pos
 		b.evictDenied(f)
 		return a, nil
 	}
-	if response.GetKeyId() != f.keyID || !hasValidTimes(response) {
+	_, isKnown := tumblerv1.VerifyCode_name[int32(a.code)]
+	switch {
+	case response.GetKeyId() != f.keyID:
+		return answer{}, errBadAnswer
+	case !isKnown: // a later server's code denies, whatever else the answer says
+	case !hasValidTimes(response), b.cache.contradicts(f, pos, response.GetRevision()):
 		return answer{}, errBadAnswer
 	}
 	if !b.projects.accepts(response.GetProjectId()) {
@@ -354,17 +365,23 @@ func (b *batcher) request(f *flight, cursor string) *tumblerv1.VerifyRequest {
 }
 
 // verdict returns the verdict for one caller: the server's, or, for a caller that joined and may have other demands, a
-// decision on the record.
-func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool) *Verification {
+// decision on the record. An answer that is older than maxStaleness decides nothing, for example because the process
+// stood still: the key may have been revoked meanwhile.
+func (f *flight) verdict(
+	demand *verdict.Demand, now, maxStaleness time.Duration, joined bool,
+) (*Verification, error) {
+	if now-f.sentAt > maxStaleness {
+		return nil, errOldAnswer
+	}
 	a := &f.answer
 	if a.record != nil && demand.Excludes(a.record.ProjectID) {
-		return a.record.verification(CodeNotFound, false)
+		return a.record.verification(CodeNotFound, false), nil
 	}
 	if joined && a.entry != nil {
 		code := Code(verdict.Decide(&a.record.Record, demand, a.entry.serverTime(now)))
-		return a.entry.withUntil(a.record.verification(code, false))
+		return a.entry.withUntil(a.record.verification(code, false)), nil
 	}
-	return a.entry.withUntil(a.record.verification(a.code, false))
+	return a.entry.withUntil(a.record.verification(a.code, false)), nil
 }
 
 // wait returns when the flight has finished or the context has ended.

@@ -461,6 +461,7 @@ func TestWhatNobodyWaitsForAnyMoreIsNotAsked(t *testing.T) {
 
 func TestEverybodyVerifiesAtOnceWhileEverythingChanges(t *testing.T) {
 	w, stream := listening(t, WithCacheSize(50))
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.Revision = 1000 })
 	var callers sync.WaitGroup
 	for caller := range 32 {
 		callers.Add(1)

@@ -59,7 +59,7 @@ type cache struct {
 	maxEntries   int
 	maxBytes     int           // in bytes
 	watched      bool          // there is a Watch stream
-	maxStaleness time.Duration // with a stream: the maximum age of its last heartbeat
+	maxStaleness time.Duration // the maximum age of an answer, and of the stream's last heartbeat
 	heartbeat    time.Duration // with a stream: the heartbeat interval
 	fixedTTL     time.Duration // without a stream: the lifetime of an entry
 
@@ -107,11 +107,24 @@ func (c *cache) lookup(keyID string) (found *entry, now time.Duration) {
 	return found, now
 }
 
-// position returns what the stream has delivered so far, for a call that is about to be sent.
-func (c *cache) position() position {
+// position returns what the stream has delivered so far, for a call with these flights that is about to be sent, and
+// notes it in them.
+func (c *cache) position(flights ...*flight) position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return position{at: c.clock.now(), cursor: c.cursor, generation: c.generation}
+	pos := position{at: c.clock.now(), cursor: c.cursor, generation: c.generation}
+	for _, f := range flights {
+		f.sentAt, f.knownRevision = pos.at, c.changes.revisions[f.keyID]
+	}
+	return pos
+}
+
+// contradicts reports whether an answer of this revision lacks an event that the stream had delivered for the key
+// before the call was sent. A reset forgets the events.
+func (c *cache) contradicts(f *flight, pos position, revision int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return pos.generation == c.generation && max(revision, 0) < f.knownRevision
 }
 
 // store caches the result of a call, unless the Watch stream has since delivered a change that the answer may not
@@ -121,12 +134,13 @@ func (c *cache) store(e *entry, pos position, revision int64, ttl time.Duration)
 	if !c.watched {
 		ttl = min(ttl, c.fixedTTL)
 	}
-	e.expiresAt = pos.at + ttl
+	e.expiresAt = later(pos.at, ttl)
 	keyID := e.record.keyID
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock.now()
-	if c.maxEntries == 0 || e.size > c.maxBytes || now >= e.expiresAt || !c.isFresh(now) ||
+	if c.maxEntries == 0 || e.size > c.maxBytes ||
+		now >= e.expiresAt || now-pos.at > c.maxStaleness || !c.isFresh(now) ||
 		c.watched && (pos.cursor == "" || pos.generation != c.generation || c.changes.after(keyID, revision)) {
 		return
 	}
@@ -156,6 +170,8 @@ func (c *cache) evictDenied(keyID string, d *digest) (known bool) {
 //
 // Only a heartbeat, a message without events, renews freshness: it shows that the stream has delivered everything.
 // Events may be old, with more of them on their way.
+//
+// A message without a cursor keeps the cursor that is known: a stream that was reopened without one would miss events.
 func (c *cache) apply(response *tumblerv1.WatchResponse, requestedAt time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,26 +184,29 @@ func (c *cache) apply(response *tumblerv1.WatchResponse, requestedAt time.Durati
 			c.evict(element)
 		}
 	}
-	c.cursor = response.GetCursor()
+	if cursor := response.GetCursor(); cursor != "" {
+		c.cursor = cursor
+	}
 	return len(response.GetEvents()) > 0 || response.GetReset_() || c.applyHeartbeat(response, requestedAt)
 }
 
 // applyHeartbeat processes a heartbeat. It may have travelled or waited in a socket for long, so it counts from the
 // instant that it confirms: requestedAt plus stream_age. The server opened the stream after requestedAt, so the sum is
-// never too late.
+// never too late. A stream_age that is negative, or longer than the stream can have been open, ends freshness: this
+// machine's clock stood still, or the server is wrong.
 func (c *cache) applyHeartbeat(heartbeat *tumblerv1.WatchResponse, requestedAt time.Duration) bool {
 	now := c.clock.now()
 	confirmed := now
-	if age := heartbeat.GetStreamAge(); age != nil {
-		confirmed = requestedAt + age.AsDuration()
-	} else if c.isConfirmed && requestedAt < c.confirmedAt+c.maxStaleness && !c.isFresh(now) {
+	if heartbeat.GetStreamAge() != nil {
+		age := heartbeat.GetStreamAge().AsDuration() // the longest Duration if it is longer
+		if age < 0 || age > now-requestedAt+maxHeartbeatLead {
+			c.isConfirmed = false
+			return false
+		}
+		confirmed = min(requestedAt+age, now)
+	} else if c.isConfirmed && requestedAt < later(c.confirmedAt, c.maxStaleness) && !c.isFresh(now) {
 		return false // an older server's heartbeat: it may have waited for as long as nothing arrived
 	}
-	if confirmed > now+maxHeartbeatLead { // this machine's clock stood still
-		c.isConfirmed = false
-		return false
-	}
-	confirmed = min(confirmed, now)
 	if !c.isConfirmed || confirmed > c.confirmedAt {
 		c.isConfirmed, c.confirmedAt = true, confirmed
 	}
@@ -236,7 +255,7 @@ func (c *cache) freshUntil() time.Duration {
 	case !c.isConfirmed:
 		return 0
 	default:
-		return c.confirmedAt + c.maxStaleness
+		return later(c.confirmedAt, c.maxStaleness)
 	}
 }
 

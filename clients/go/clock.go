@@ -24,6 +24,14 @@ func (c systemClock) afterFunc(d time.Duration, f func()) func() {
 	return func() { timer.Stop() }
 }
 
+// later returns the instant d after another, or always if there is no such instant.
+func later(instant, d time.Duration) time.Duration {
+	if d > always-instant {
+		return always
+	}
+	return instant + d
+}
+
 // sleep waits for d, or until the context ends.
 func sleep(ctx context.Context, c clock, d time.Duration) {
 	over := make(chan struct{})

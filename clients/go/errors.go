@@ -30,6 +30,7 @@ var (
 	errInvalidProject = fmt.Errorf("%w: Project: must be one or more project ids, none of them empty",
 		ErrInvalidRequest)
 	errNotInTime = fmt.Errorf("%w: the key of an open stream could not be verified again in time", ErrUnavailable)
+	errOldAnswer = fmt.Errorf("%w: the server's answer is too old", ErrUnavailable)
 	errBadAnswer = fmt.Errorf("%w: the server's answer does not match the request", ErrUnavailable)
 )
 

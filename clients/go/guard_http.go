@@ -51,9 +51,15 @@ func ExemptPaths(paths ...string) HTTPOption {
 // keys cannot be verified, and 500 if a demand has the wrong form. The reason is logged, and not sent to the caller.
 //
 // The guard breaks off an answer that streams when its key stops being valid (EndStreams). The request's context ends,
-// the handler's writes fail, and the caller sees a closed connection or a reset stream. A connection that the handler
-// has taken over (for a WebSocket, for example) is closed. The guard waits neither for the handler nor for a caller who
-// does not read. Middleware outside the guard that wraps the http.ResponseWriter needs an Unwrap method (see
+// the handler's writes fail, and the caller sees a closed connection or a reset stream. The guard waits neither for the
+// handler nor for a caller who does not read.
+//
+// A connection that the handler has taken over with Hijack (for a WebSocket, for example) is closed when its key stops
+// being valid, even if the handler has returned. Close the net.Conn that Hijack returns after use: until then the guard
+// holds the connection and its key, and keeps verifying the key, even if nothing uses the connection any more. The
+// net.Conn wraps the server's, so it is no *net.TCPConn or *tls.Conn; it has CloseWrite if the server's has it.
+//
+// Middleware outside the guard that wraps the http.ResponseWriter needs an Unwrap method (see
 // http.ResponseController). Without it, a write that waits for such a caller returns only when the caller reads or
 // disconnects; nothing is written after it.
 func Middleware(v *Verifier, options ...HTTPOption) func(http.Handler) http.Handler {

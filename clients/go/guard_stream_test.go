@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"testing"
 	"time"
 
@@ -367,5 +368,167 @@ func TestWithStreamsLeftAloneAnAnswerOutlivesItsKey(t *testing.T) {
 	close(done)
 	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "whole" {
 		t.Errorf("got %q, %v", body, err)
+	}
+}
+
+// upgrade takes the connection over and switches protocols.
+func upgrade(t *testing.T, w http.ResponseWriter) net.Conn {
+	t.Helper()
+	conn, both, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	both.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n")
+	both.Flush()
+	return conn
+}
+
+// What serves a connection after its handler has returned ends with the key too.
+func TestAConnectionThatOutlivesItsHandlerDoesNotOutliveItsKey(t *testing.T) {
+	for kind, serves := range map[string]func(net.Conn) error{
+		"reads": func(conn net.Conn) error {
+			_, err := conn.Read(make([]byte, 1))
+			return err
+		},
+		"writes": func(conn net.Conn) error {
+			for {
+				if _, err := conn.Write([]byte("tick\n")); err != nil {
+					return err
+				}
+				time.Sleep(time.Millisecond)
+			}
+		},
+		"writes to a caller who does not read": func(conn net.Conn) error {
+			for {
+				if _, err := conn.Write(make([]byte, 1<<20)); err != nil {
+					return err
+				}
+			}
+		},
+	} {
+		for _, encrypted := range []bool{false, true} {
+			t.Run(kind+" encrypted:"+strconv.FormatBool(encrypted), func(t *testing.T) {
+				w, stream := listening(t)
+				told := make(chan error, 1)
+				returned := make(chan struct{})
+				guarded := Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					conn := upgrade(t, w)
+					go func() {
+						told <- serves(conn)
+						conn.Close()
+					}()
+				}))
+				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					guarded.ServeHTTP(w, r)
+					close(returned)
+				}))
+				if encrypted {
+					server.StartTLS()
+				} else {
+					server.Start()
+				}
+				defer server.Close()
+				answer := begin(t, server)
+				<-returned
+				if open := w.verifier.sessions.len(); open != 1 {
+					t.Errorf("%d are held", open)
+				}
+				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+				w.deliver(stream, changed("a", 11, testKey(1, 'a')))
+				select {
+				case err := <-told:
+					if err == nil {
+						t.Error("it ended by itself")
+					}
+				case <-time.After(patience):
+					t.Error("the connection outlives its key")
+				}
+				io.Copy(io.Discard, answer.Body)
+				w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+			})
+		}
+	}
+}
+
+// A connection that was taken over is held exactly until it is closed.
+func TestAConnectionIsHeldUntilItIsClosed(t *testing.T) {
+	w, stream := listening(t)
+	conns := make(chan net.Conn, 1)
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) { conns <- upgrade(t, w) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := <-conns
+	before, _ := w.server.calls()
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_VALID))
+	w.deliver(stream, changed("a", 11, testKey(1, 'a')))
+	w.eventually("it is asked", func() bool { now, _ := w.server.calls(); return now > before })
+	conn.Write([]byte("still here\n"))
+	if line, err := bufio.NewReader(answer.Body).ReadString('\n'); err != nil || line != "still here\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if open := w.verifier.sessions.len(); open != 1 {
+		t.Errorf("%d are held", open)
+	}
+	for range 2 {
+		conn.Close()
+		if open := w.verifier.sessions.len(); open != 0 {
+			t.Errorf("%d are held", open)
+		}
+	}
+}
+
+// A handler that closes the connection before it returns leaves nothing.
+func TestAConnectionThatItsHandlerClosesIsNotHeld(t *testing.T) {
+	w, _ := listening(t)
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) { upgrade(t, w).Close() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, answer.Body)
+	w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+}
+
+// The sending side of a connection that was taken over can be closed alone, exactly if the server's can.
+func TestAConnectionThatWasTakenOverCanBeHalfClosed(t *testing.T) {
+	w, _ := listening(t)
+	over := make(chan error, 1)
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) {
+		conn := upgrade(t, w)
+		defer conn.Close()
+		over <- conn.(interface{ CloseWrite() error }).CloseWrite()
+		conn.Read(make([]byte, 1))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	if rest, err := io.ReadAll(answer.Body); err != nil || len(rest) > 0 {
+		t.Errorf("got %q, %v", rest, err)
+	}
+	answer.Body.Close()
+	pipe, peer := net.Pipe()
+	defer peer.Close()
+	defer pipe.Close()
+	if _, can := new(heldResponse).keep(pipe).(interface{ CloseWrite() error }); can {
+		t.Error("a pipe has no side to close")
+	}
+}
+
+// A Verifier that closes ends connections whose handlers have returned.
+func TestClosingTheVerifierEndsConnectionsThatWereTakenOver(t *testing.T) {
+	w, _ := listening(t)
+	conns := make(chan net.Conn, 1)
+	if _, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) { conns <- upgrade(t, w) }); err != nil {
+		t.Fatal(err)
+	}
+	conn := <-conns
+	w.verifier.Close()
+	conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("it goes on")
 	}
 }

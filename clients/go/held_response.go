@@ -19,6 +19,7 @@ const streaming = 64 << 10
 var errKeyEnded = errors.New("tumbler: the response was aborted: its API key is no longer valid")
 
 // heldResponse is an HTTP request while it is answered. It ends with its key from the moment when its answer streams.
+// If the handler takes over the connection, it lasts until the connection is closed, even if the handler returns before.
 //
 // Ending it never waits for the handler, for the peer, or for the source of the answer: it only tries to lock mu.
 type heldResponse struct {
@@ -33,6 +34,7 @@ type heldResponse struct {
 	state   sync.Mutex // never held while anything blocks
 	release func()
 	conn    net.Conn // set when it is taken over, by the handler or by cut
+	isKept  bool     // the handler has taken the connection over, and not closed it
 	isOver  bool     // ended by the key or by the handler
 	isEnded bool     // ended by the key
 	cutting sync.WaitGroup
@@ -62,16 +64,22 @@ func (s *heldResponse) end() {
 	s.cancel(errKeyEnded)
 	go func() {
 		defer s.cutting.Done()
-		s.expire()
+		if conn := s.taken(); conn != nil {
+			_ = conn.SetDeadline(past) // the handler may have returned, so the writer is not touched
+		} else {
+			s.expire()
+		}
 		s.cut()
 	}()
 }
+
+// past is a deadline that makes blocked reads and writes fail.
+var past = time.Unix(1, 0)
 
 // expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream. A writer that knows no
 // deadlines is cut only.
 func (s *heldResponse) expire() {
 	control := http.NewResponseController(s.writer)
-	past := time.Unix(1, 0)
 	_ = control.SetWriteDeadline(past)
 	_ = control.SetReadDeadline(past)
 }
@@ -118,17 +126,27 @@ func (s *heldResponse) writing(size int64, write func() error) error {
 // has no connection of its own to close.
 func (s *heldResponse) finish() {
 	s.state.Lock()
-	release, ended := s.release, s.isEnded
-	s.isOver = true
+	isKept := s.isKept
 	s.state.Unlock()
-	if release != nil {
-		release()
+	if !isKept {
+		s.leave()
 	}
-	if ended {
+	if s.ended() {
 		s.cutting.Wait() // nothing may touch the writer after the handler has returned
 		if s.taken() == nil {
 			panic(http.ErrAbortHandler)
 		}
+	}
+}
+
+// leave keeps the key from ending the response from now on.
+func (s *heldResponse) leave() {
+	s.state.Lock()
+	release := s.release
+	s.isKept, s.isOver = false, true
+	s.state.Unlock()
+	if release != nil {
+		release()
 	}
 }
 
@@ -142,6 +160,18 @@ func (s *heldResponse) take(conn net.Conn) {
 	s.state.Lock()
 	defer s.state.Unlock()
 	s.conn = conn
+}
+
+// keep takes the connection over for the handler, and returns it for the handler to close.
+func (s *heldResponse) keep(conn net.Conn) net.Conn {
+	s.state.Lock()
+	defer s.state.Unlock()
+	s.conn, s.isKept = conn, true
+	held := &heldConn{conn, s}
+	if closer, can := conn.(halfCloser); can {
+		return heldHalfCloser{held, closer}
+	}
+	return held
 }
 
 func (s *heldResponse) taken() net.Conn {
@@ -294,9 +324,34 @@ func (h heldHijacker) Hijack() (conn net.Conn, both *bufio.ReadWriter, err error
 	h.response.note()
 	err = h.response.writing(0, func() (err error) {
 		if conn, both, err = http.NewResponseController(h.response.writer).Hijack(); err == nil {
-			h.response.take(conn)
+			conn = h.response.keep(conn)
 		}
 		return err
 	})
 	return conn, both, err
 }
+
+// heldConn is a connection that a handler has taken over.
+type heldConn struct {
+	net.Conn
+	response *heldResponse
+}
+
+// Close closes the connection. Its key has nothing to end any more.
+func (c *heldConn) Close() error {
+	defer c.response.leave()
+	return c.Conn.Close()
+}
+
+// halfCloser is a connection whose sending side can be closed alone, TCP or TLS for example.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+type heldHalfCloser struct {
+	*heldConn
+	closer halfCloser
+}
+
+func (c heldHalfCloser) CloseWrite() error { return c.closer.CloseWrite() }

@@ -17,8 +17,9 @@ const (
 	maxChecks = 256
 	// retryDelay is the wait before the next attempt after a key could not be verified.
 	retryDelay = time.Second
-	// minTrust is how long an answer counts at least. Just before an expiry, answers live for microseconds only.
-	minTrust = 100 * time.Millisecond
+	// minTrust is how long an answer counts at least, unless an event names its key or freshness lapses. Answers may live
+	// for microseconds only, just before an expiry, or not at all.
+	minTrust = time.Second
 	// spread is the time from one key to the next if all must be verified again: 1,000 a second.
 	spread = time.Millisecond
 	// always is later than every instant.
@@ -270,7 +271,7 @@ func (s *sessions) recheck(k *admittedKey, now, delay time.Duration) {
 // maxUnconfirmed.
 func (s *sessions) scheduleRecheck(k *admittedKey, until, now time.Duration) {
 	if now >= s.cache.freshUntil() {
-		until = min(until, now+s.maxUnconfirmed)
+		until = min(until, later(now, s.maxUnconfirmed))
 	}
 	s.setTimer(k, max(until, now+minTrust), now)
 }

@@ -320,3 +320,33 @@ func TestClosingEndsAllStreams(t *testing.T) {
 		t.Error(h.sessions.closed)
 	}
 }
+
+// A lifetime that is over when the answer arrives has a key verified once a second.
+func TestAnAnswerWithoutALifetimeHasItsKeyVerifiedOnceASecond(t *testing.T) {
+	h := newHolding(t)
+	h.open(1, "one")
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
+	for range 3 {
+		h.next().answer(CodeValid, h.world.clock.now())
+		h.eventually("it rests", h.rests)
+		h.world.clock.advance(time.Second - 1)
+		h.quiet()
+		h.world.clock.advance(1)
+	}
+	h.next().answer(CodeValid, 0)
+	h.eventually("it rests", h.rests)
+	h.deliver(h.stream, changed("b", 12, testKey(1, 'a'))) // an event does not wait
+	h.next().answer(CodeRevoked, 0)
+	h.become("[one REVOKED]")
+}
+
+// The longest lifetime is one.
+func TestAnAnswerThatLivesForEverHasItsKeyLeftAlone(t *testing.T) {
+	h := newHolding(t)
+	h.open(1, "one")
+	h.deliver(h.stream, changed("a", 11, testKey(1, 'a')))
+	h.next().answer(CodeValid, always)
+	h.eventually("it rests", h.rests)
+	h.world.clock.advance(DefaultMaxStaleness - 1)
+	h.quiet()
+}

@@ -98,11 +98,11 @@ func newRecord(answer *tumblerv1.VerifyResponse) *record {
 		metadata: answer.GetMetadata(),
 		shown:    slices.Clone(answer.GetScopes()),
 	}
-	if answer.ExpireTime != nil {
+	if answer.ExpireTime.IsValid() {
 		r.expireTime = answer.ExpireTime.AsTime()
 		r.ExpireTime = r.expireTime.UnixMicro()
 	}
-	if answer.GraceExpireTime != nil {
+	if answer.GraceExpireTime.IsValid() {
 		r.GraceExpireTime = answer.GraceExpireTime.AsTime().UnixMicro()
 	}
 	return r

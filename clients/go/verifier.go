@@ -132,7 +132,7 @@ func (v *Verifier) verifyRemotely(
 		v.batcher.leave(f)
 		switch {
 		case err == nil:
-			return f.verdict(demand, v.clock.now(), joined), nil
+			return f.verdict(demand, v.clock.now(), v.cache.maxStaleness, joined)
 		case joined && isInvalid(err) && !sameDemand(&f.demand, demand):
 			continue // the first caller's demand was invalid; this one differs
 		default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,9 +12,11 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+	"tumbler.dev/go/internal/verdict"
 )
 
 var readOrders = RequireScopes("orders:read")
@@ -434,5 +437,162 @@ func (w *world) holdAnswers() (release func()) {
 			released = true
 			close(held)
 		}
+	}
+}
+
+// An answer that waited for longer than max_staleness, in the network or in a process that stood still, may be older
+// than a revocation.
+func TestAnAnswerThatIsHandedOutTooLateDecidesNothing(t *testing.T) {
+	for name, options := range map[string][]Option{
+		"with a stream":                  {WithHeartbeat(14 * time.Second)},
+		"without a stream":               {WithoutWatch()},
+		"without a stream, with a cache": {WithoutWatch(), WithFixedTTL(time.Hour)},
+	} {
+		for _, code := range []Code{CodeValid, CodeRevoked, CodeNotFound, CodeInsufficientScope} {
+			for late, age := range map[bool]time.Duration{false: DefaultMaxStaleness, true: DefaultMaxStaleness + 1} {
+				t.Run(fmt.Sprint(name, " ", code, " after ", age), func(t *testing.T) {
+					w := newWorld(t, options...)
+					var stream *fakeStream
+					if name == "with a stream" {
+						stream = w.stream()
+						w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
+					}
+					held := make(chan struct{})
+					w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+						<-held
+						response := goodAnswer(request)
+						setCode(response, tumblerv1.VerifyCode(code))
+						return response, nil
+					})
+					first := w.start(testKey(1, 'a'), readOrders)
+					w.eventually("it is asked for", func() bool { singles, _ := w.server.calls(); return singles == 1 })
+					w.clock.advance(age)
+					if stream != nil {
+						w.deliver(stream, heartbeat(age))
+					}
+					close(held)
+					r := w.await(first)
+					switch {
+					case late && (r.found != nil || !errors.Is(r.err, ErrUnavailable)):
+						t.Errorf("got %v, %v", r.found, r.err)
+					case !late && (r.err != nil || r.found.Code != code):
+						t.Errorf("got %v, %v", r.found, r.err)
+					case late && w.verifier.Remembered() > 0:
+						t.Error("it is remembered")
+					}
+				})
+			}
+		}
+	}
+}
+
+// The age counts when a caller gets the verdict, not when the answer arrives.
+func TestAnAnswerThatAgesBeforeItIsHandedOutDecidesNothing(t *testing.T) {
+	f := &flight{sentAt: time.Second, answer: answer{code: CodeNotFound}}
+	for age, want := range map[time.Duration]error{15 * time.Second: nil, 15*time.Second + 1: errOldAnswer} {
+		if found, err := f.verdict(&verdict.Demand{}, time.Second+age, 15*time.Second, true); !errors.Is(err, want) || (found == nil) != (want != nil) {
+			t.Errorf("after %v: got %v, %v", age, found, err)
+		}
+	}
+}
+
+// A denial whose code this version does not know denies, whatever else the answer says, and drops the key's record.
+func TestACodeOfALaterServerDeniesWhateverElseTheAnswerSays(t *testing.T) {
+	for name, change := range map[string]func(*tumblerv1.VerifyResponse){
+		"without a check time": func(a *tumblerv1.VerifyResponse) { a.CheckTime = nil },
+		"with an absurd expiry": func(a *tumblerv1.VerifyResponse) {
+			a.ExpireTime = &timestamppb.Timestamp{Seconds: math.MaxInt64}
+			a.GraceExpireTime = &timestamppb.Timestamp{Seconds: math.MinInt64}
+		},
+		"older than an event": func(a *tumblerv1.VerifyResponse) { a.Revision = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t, WithHeartbeat(14*time.Second))
+			w.deliver(stream, changed("next", 10, testKey(1, 'a')))
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.clock.advance(DefaultMaxStaleness)
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+				a.Code, a.Valid = 77, false
+				change(a)
+			})
+			for range 2 {
+				found := w.verify(testKey(1, 'a'))
+				if found.Code != 77 || found.Valid || found.Cached || found.Code.String() != "77" || !found.ExpireTime.IsZero() {
+					t.Errorf("got %+v", found)
+				}
+			}
+			if w.verifier.Remembered() != 0 {
+				t.Error("its record is kept")
+			}
+		})
+	}
+}
+
+// A code of a later server about another key, or with valid, is a contradiction.
+func TestACodeOfALaterServerAboutAnotherKeyDecidesNothing(t *testing.T) {
+	for name, change := range map[string]func(*tumblerv1.VerifyResponse){
+		"another key": func(a *tumblerv1.VerifyResponse) { a.Valid, a.KeyId = false, "0000000000000002" },
+		"valid":       func(*tumblerv1.VerifyResponse) {},
+	} {
+		w, _ := listening(t)
+		w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+			a.Code = 77
+			change(a)
+		})
+		if found, err := w.verifier.Verify(context.Background(), testKey(1, 'a')); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: got %v, %v", name, found, err)
+		}
+	}
+}
+
+func TestTheCheckTimeOfWhatIsNotProvenIsNotLookedAt(t *testing.T) {
+	for _, code := range []Code{CodeMalformed, CodeNotFound} {
+		for _, checkTime := range []*timestamppb.Timestamp{nil, {Seconds: math.MaxInt64}, {Seconds: math.MinInt64, Nanos: -1}} {
+			w, _ := listening(t)
+			w.server.answer(func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+				return &tumblerv1.VerifyResponse{Code: tumblerv1.VerifyCode(code), CheckTime: checkTime}, nil
+			})
+			w.expect(code, false, testKey(1, 'a'))
+		}
+	}
+}
+
+func TestACIDRThatCannotBeParsedContainsNoAddressAndDoesNotSpoilTheAnswer(t *testing.T) {
+	for want, cidrs := range map[Code][]string{
+		CodeIPNotAllowed: {"junk", "x\x00y", ""},
+		CodeValid:        {"junk", "192.0.2.0/24"},
+	} {
+		w, _ := listening(t)
+		w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+			a.AllowedCidrs = cidrs
+			a.Code, a.Valid = tumblerv1.VerifyCode(want), want == CodeValid
+		})
+		w.expect(want, false, testKey(1, 'a'), ClientIP("192.0.2.7"))
+		w.expect(want, true, testKey(1, 'a'), ClientIP("192.0.2.7"))
+	}
+}
+
+// Times to live that no time.Duration holds neither wrap around nor have a guarded stream verified all the time.
+func TestATimeToLiveNeverOverflows(t *testing.T) {
+	for name, c := range map[string]struct {
+		ttl    *durationpb.Duration
+		cached bool
+	}{
+		"the longest":     {&durationpb.Duration{Seconds: math.MaxInt64, Nanos: math.MaxInt32}, true},
+		"the protobuf's":  {&durationpb.Duration{Seconds: 315_576_000_000}, true},
+		"the shortest":    {&durationpb.Duration{Seconds: math.MinInt64, Nanos: math.MinInt32}, false},
+		"a bit negative":  {&durationpb.Duration{Nanos: -1}, false},
+		"nothing":         {&durationpb.Duration{}, false},
+		"nanos, negative": {&durationpb.Duration{Nanos: math.MinInt32}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := listening(t)
+			w.clock.advance(time.Second)
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.CacheTtl = c.ttl })
+			if found := w.verify(testKey(1, 'a')); c.cached != (found.until == always) {
+				t.Errorf("it is relied on until %v", found.until)
+			}
+			w.expect(CodeValid, c.cached, testKey(1, 'a'))
+		})
 	}
 }

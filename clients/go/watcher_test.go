@@ -3,6 +3,7 @@ package tumbler
 import (
 	"context"
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -63,7 +64,7 @@ func TestABrokenStreamGoesOnWhereItWasAndNothingIsForgotten(t *testing.T) {
 	if got := stream.request.GetStartCursor(); got != "here" {
 		t.Errorf("it began at %q", got)
 	}
-	w.deliver(stream, changed("there", 11, testKey(1, 'a')))
+	w.deliver(stream, changed("there", 10, testKey(1, 'a')))
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
 
@@ -306,6 +307,7 @@ func (w *world) verifyMeanwhile(key string, meanwhile func()) {
 func TestAnAnswerOlderThanAChangeOfTheKeyIsNotRemembered(t *testing.T) {
 	w, stream := listening(t)
 	w.verifyMeanwhile(testKey(1, 'a'), func() { w.deliver(stream, changed("next", 11, testKey(1, 'a'))) })
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.Revision = 11 })
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
 
@@ -351,7 +353,7 @@ func TestAnAnswerToACallThatBeganBeforeTheStreamIsNotRemembered(t *testing.T) {
 }
 
 func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
-	w, stream := listening(t)
+	w, stream := listening(t, WithMaxStaleness(time.Minute))
 	w.verifyMeanwhile(testKey(1, 'a'), func() {
 		for second := range 59 {
 			w.clock.advance(time.Second)
@@ -375,4 +377,115 @@ func TestTheChangesThatAreKeptAreTheLatest(t *testing.T) {
 	if newest := int64(3*maxChanges - 1); kept.after(id(newest), newest) || !kept.after(id(newest), newest-1) {
 		t.Error("the newest revision of a key is not what counts")
 	}
+}
+
+// An answer that lacks an event delivered before the call was sent is no answer to that call.
+func TestAnAnswerOlderThanAnEventBeforeTheCallDecidesNothing(t *testing.T) {
+	for _, code := range []Code{CodeValid, CodeRevoked, CodeInsufficientScope} {
+		w, stream := listening(t)
+		answered := func(revision int64) {
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+				setCode(a, tumblerv1.VerifyCode(code))
+				a.Revision = revision
+			})
+		}
+		w.deliver(stream, changed("a", 100, testKey(1, 'a')))
+		w.deliver(stream, changed("b", 50, testKey(1, 'a'))) // the highest counts
+		for _, revision := range []int64{99, 50, 0, -1} {
+			answered(revision)
+			if found, err := w.verifier.Verify(context.Background(), testKey(1, 'a'), readOrders); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%v of revision %d: got %v, %v", code, revision, found, err)
+			}
+			if w.verifier.Remembered() != 0 {
+				t.Error("it is remembered")
+			}
+		}
+		w.expect(code, false, testKey(2, 'a'), readOrders) // no event named this key
+		answered(100)
+		w.expect(code, false, testKey(1, 'a'), readOrders)
+	}
+}
+
+// A batch is held to the events before it, too.
+func TestAnAnswerInABatchThatIsOlderThanAnEventDecidesNothing(t *testing.T) {
+	w, stream := listening(t)
+	w.deliver(stream, changed("a", 100, testKey(1, 'a')))
+	release := w.occupy()
+	stale, good := w.start(testKey(1, 'a')), w.start(testKey(2, 'a'))
+	w.queued(2)
+	release()
+	if r := w.await(stale); !errors.Is(r.err, ErrUnavailable) {
+		t.Errorf("got %v, %v", r.found, r.err)
+	}
+	if r := w.await(good); r.err != nil || !r.found.Valid {
+		t.Errorf("got %v, %v", r.found, r.err)
+	}
+}
+
+func TestAResetForgetsTheRevisions(t *testing.T) {
+	w, stream := listening(t)
+	w.deliver(stream, changed("a", 100, testKey(1, 'a')))
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+
+	w.deliver(stream, changed("b", 100, testKey(1, 'a')))
+	w.verifyMeanwhile(testKey(1, 'a'), func() {
+		w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere again", Reset_: true})
+	})
+}
+
+// Ages that cannot be, however absurd, end freshness and the stream.
+func TestAnAbsurdStreamAgeEndsAllTrust(t *testing.T) {
+	for name, age := range map[string]*durationpb.Duration{
+		"the longest":      {Seconds: math.MaxInt64, Nanos: math.MaxInt32},
+		"10,000 years":     {Seconds: 315_576_000_000},
+		"292 years":        durationpb.New(math.MaxInt64),
+		"the shortest":     {Seconds: math.MinInt64, Nanos: math.MinInt32},
+		"-292 years":       durationpb.New(math.MinInt64),
+		"a bit negative":   {Nanos: -1},
+		"nanos, negative":  {Nanos: math.MinInt32},
+		"beyond the limit": durationpb.New(time.Second + maxHeartbeatLead + 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t)
+			w.verify(testKey(1, 'a'))
+			w.clock.advance(time.Second)
+			w.send(stream, &tumblerv1.WatchResponse{Cursor: "beat", StreamAge: age})
+			w.gone(stream)
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.deliver(w.stream(), &tumblerv1.WatchResponse{Cursor: "anew", StreamAge: durationpb.New(0)})
+			w.expect(CodeValid, true, testKey(1, 'a'))
+		})
+	}
+}
+
+// No event is missed because a message had no cursor.
+func TestAMessageWithoutACursorKeepsTheCursor(t *testing.T) {
+	for name, message := range map[string]*tumblerv1.WatchResponse{
+		"a heartbeat": {},
+		"an event":    changed("", 11, testKey(2, 'a')),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t)
+			w.verify(testKey(1, 'a'))
+			w.send(stream, message)
+			w.end(stream, status.Error(codes.Unavailable, "stopping"))
+			if got := w.stream().request.GetStartCursor(); got != "begun" {
+				t.Errorf("it began at %q", got)
+			}
+			w.expect(CodeValid, true, testKey(1, 'a'))
+		})
+	}
+}
+
+func TestNothingIsRememberedBeforeThereIsACursor(t *testing.T) {
+	w := newWorld(t)
+	stream := w.stream()
+	w.send(stream, &tumblerv1.WatchResponse{})
+	w.eventually("the heartbeat is handled", w.verifier.cache.isFreshNow)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.deliver(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(1, 'a'))
 }
