@@ -526,8 +526,10 @@ func TestClosingTheVerifierEndsConnectionsThatWereTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := <-conns
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	w.verifier.Close()
-	conn.SetReadDeadline(time.Now().Add(patience))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Error("it goes on")
 	}

@@ -12,7 +12,8 @@ export interface Logger {
 export function safeLogger(logger: Logger): Logger {
   const pass = (level: keyof Logger) => (message: string) => {
     try {
-      const result: unknown = logger[level](message);
+      const loose: Record<keyof Logger, (message: string) => unknown> = logger;
+      const result = loose[level](message);
       if (result instanceof Promise) result.catch(() => {});
     } catch {
       // as promised

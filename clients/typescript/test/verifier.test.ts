@@ -168,7 +168,7 @@ test("a change makes it forget that key, and no other", async (t) => {
   await verifier.verify(OTHER);
   stream.changed(idOf(KEY), 2);
   await until(() => verifier.remembered === 1);
-  server.answer = () => denied(VerifyCode.REVOKED, idOf(KEY));
+  server.answer = () => ({ ...denied(VerifyCode.REVOKED, idOf(KEY)), revision: 2n });
   assert.equal((await verifier.verify(KEY)).code, "REVOKED");
   assert.equal((await verifier.verify(OTHER)).cached, true);
 });
@@ -316,7 +316,7 @@ test("a record with a lifetime beyond all measure is remembered, and one with a 
     [-(1n << 63n), false],
     [-1n, false],
   ] as const) {
-    const key = makeKey(`${Math.abs(Number(seconds)) % 97}${cached}`);
+    const key = makeKey(String(Math.abs(Number(seconds)) % 97) + String(cached));
     server.answer = (request) => valid(request.key, { cacheTtl: { seconds } });
     assert.equal((await verifier.verify(key)).code, "VALID");
     assert.equal((await verifier.verify(key)).cached, cached);
@@ -436,9 +436,9 @@ test("how old an answer is counts where it is handed out, for each that waits", 
   const demands = [[], ["orders:read"], ["users:read"]];
   const asked = demands.map((requiredScopes) => verifier.verify(KEY, { requiredScopes }));
   const ended = Promise.all(asked.map((one) => assert.rejects(one, UnavailableError)));
-  const { now } = clock;
+  const now = clock.now.bind(clock);
   // Between the check of the answer, which caches it, and the callers, who get it in later microtasks.
-  clock.now = () => now.call(clock) + (verifier.remembered > 0 ? 1_001 : 0);
+  clock.now = () => now() + (verifier.remembered > 0 ? 1_001 : 0);
   await ended;
 });
 
@@ -553,7 +553,7 @@ test("a denial with a code that this library does not know is a denial", async (
 });
 
 for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND, UNKNOWN]) {
-  test(`once the server has said ${VerifyCode[code] ?? "an unknown code"}, memory never says otherwise`, async (t) => {
+  test(`once the server has said ${code === UNKNOWN ? "an unknown code" : VerifyCode[code]}, memory never says otherwise`, async (t) => {
     const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
     await verifier.verify(KEY);
     clock.advance(15_000);
@@ -699,7 +699,7 @@ test("nobody joins a call that was sent before a change that has been told", asy
   stream.changed(idOf(KEY), 5);
   stream.changed(idOf(OTHER), 6);
   await until(() => verifier.remembered === 0);
-  server.answer = () => denied(VerifyCode.REVOKED, idOf(KEY));
+  server.answer = () => ({ ...denied(VerifyCode.REVOKED, idOf(KEY)), revision: 5n });
   const after = verifier.verify(KEY);
   await until(() => server.calls.length === 3);
   wait.open();
@@ -870,7 +870,7 @@ for (const [name, fail] of [
     const note = (reason: unknown) => unhandled.push(reason);
     process.on("unhandledRejection", note);
     t.after(() => process.off("unhandledRejection", note));
-    const logger: Logger = { info: fail, warn: fail, error: fail };
+    const logger = { info: fail, warn: fail, error: fail } as unknown as Logger;
     const scene = await listening(t, { logger });
     scene.stream.fail(Code.Unavailable);
     const second = await nextStream(scene);
