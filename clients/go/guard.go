@@ -47,14 +47,19 @@ type guard struct {
 
 // check admits a request if the verdict is VALID, and otherwise returns the refusal.
 //
-// authorization and apiKey hold all of the request's headers with these names.
+// authorization and apiKey hold all of the request's headers with these names. If the scopes function does not know the
+// request, no key lets it pass.
 func (g *guard) check(
-	ctx context.Context, authorization, apiKey []string, clientIP string, scopes []string,
+	ctx context.Context, authorization, apiKey []string, clientIP string, scopes []string, known bool,
 ) (*admission, *refusal) {
 	key, err := credential(authorization, apiKey)
 	if err != nil {
 		g.verifier.log.InfoContext(ctx, "tumbler: denied", "error", err.Error())
 		return nil, keyRequired
+	}
+	if !known {
+		g.verifier.log.InfoContext(ctx, "tumbler: denied: no scopes are listed for this request")
+		return nil, notAllowed
 	}
 	demand := append([]VerifyOption{ClientIP(clientIP), RequireScopes(scopes...)}, g.fixed...)
 	since := g.verifier.sessions.changeCount.Load()
@@ -104,12 +109,6 @@ func (g *guard) refusalAndLog(
 	default:
 		return keyRequired, log
 	}
-}
-
-// unlisted refuses a request that the guard's scopes function does not know.
-func (g *guard) unlisted(ctx context.Context) *refusal {
-	g.verifier.log.InfoContext(ctx, "tumbler: denied: no scopes are listed for this request")
-	return notAllowed
 }
 
 // address returns the IP address in a peer's host:port. It returns "" if there is none, or if the address has a zone,

@@ -180,12 +180,9 @@ func (g *grpcGuard) admit(ctx context.Context, method string) (*admission, error
 		return nil, nil
 	}
 	scopes, known := g.scopes(method)
-	if !known {
-		return nil, g.unlisted(ctx).status()
-	}
 	authorization := metadata.ValueFromIncomingContext(ctx, "authorization")
 	apiKey := metadata.ValueFromIncomingContext(ctx, "x-api-key")
-	admitted, refused := g.check(ctx, authorization, apiKey, g.clientIP(ctx), scopes)
+	admitted, refused := g.check(ctx, authorization, apiKey, g.clientIP(ctx), scopes, known)
 	if refused != nil {
 		return nil, refused.status()
 	}

@@ -83,12 +83,8 @@ func (g *httpGuard) serve(w http.ResponseWriter, r *http.Request, next http.Hand
 		return
 	}
 	scopes, known := g.scopes(r)
-	if !known {
-		refuse(w, g.unlisted(r.Context()))
-		return
-	}
 	authorization, apiKey := r.Header.Values("Authorization"), r.Header.Values("X-Api-Key")
-	admitted, refused := g.check(r.Context(), authorization, apiKey, g.clientIP(r), scopes)
+	admitted, refused := g.check(r.Context(), authorization, apiKey, g.clientIP(r), scopes, known)
 	if refused != nil {
 		refuse(w, refused)
 		return

@@ -165,6 +165,9 @@ func TestMiddlewareDemandsWhatItsFunctionsSay(t *testing.T) {
 			t.Errorf("%s: %d", c.path, got.Code)
 		}
 	}
+	if got := get(handler, "/forgotten"); got.Code != 401 {
+		t.Errorf("no scopes are listed, and there is no key: %d", got.Code)
+	}
 	if got := get(handler, "/healthz"); got.Code != 200 || got.Body.String() != "" {
 		t.Errorf("without a key: %d %s", got.Code, got.Body)
 	}

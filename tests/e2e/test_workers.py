@@ -318,13 +318,15 @@ def test_workers_end_with_their_supervisor(pair: Service) -> None:
     pair.audit()
 
 
-@pytest.mark.parametrize(("there", "newcomer"), [("1", "2"), ("2", "1"), ("2", "2")])
-def test_a_port_in_use_is_refused(embedded: Service, there: str, newcomer: str) -> None:
-    """A server refuses to start on a port that another server uses, with or without workers, and says why."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize(("there", "newcomer"), [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")])
+def test_a_port_in_use_is_refused(embedded: Service, there: str, newcomer: str, host: str) -> None:
+    """A server refuses to start on a port that another server uses, on one address of its host or all, and says why."""
     embedded.start("--workers", there)
-    refused = embedded.command("serve", "--listen", embedded.target, "--workers", newcomer)
+    address = f"{host}:{embedded.target.rpartition(':')[2]}"
+    refused = embedded.command("serve", "--listen", address, "--workers", newcomer)
     assert refused.returncode == 1
-    assert refused.stderr == f"tumbler-server: cannot listen on {embedded.target}: is another server running there?\n"
+    assert refused.stderr == f"tumbler-server: cannot listen on {address}: is another server running there?\n"
     assert refused.stdout == ""
     assert embedded.verdict(embedded.key) == "VALID"
 

@@ -248,6 +248,8 @@ test("a function that demands nothing known lets nobody pass: a look-up that was
   const options = { requiredScopes: (path: string) => forgotten[path] as readonly string[] };
   const { refusal } = await check(new FakeVerifier().real, options, "orders", headers, undefined);
   assert.equal(refusal?.http, 403);
+  const withoutKey = await check(new FakeVerifier().real, options, "orders", () => [], undefined);
+  assert.equal(withoutKey.refusal?.http, 401);
 });
 
 test("a function of the options that fails lets nobody pass, and its words stay inside", async () => {

@@ -184,6 +184,15 @@ class TestGuard:
         (asked,) = server.says.asked
         assert (asked["required_scopes"], asked["client_ip"]) == (("unary_stream",), "192.0.2.7")
 
+    def test_a_call_for_which_no_scopes_are_listed(self, serve: Callable[..., Any]) -> None:
+        """If the function that names the scopes knows none for a call, the call is refused, whatever its key."""
+        scopes: dict[Any, list[str]] = {}
+        server = serve(scopes=lambda called: scopes.get(called.method))
+        with pytest.raises(grpc.RpcError) as raised:
+            call(server)
+        assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert server.says.asked == []
+
     def test_a_function_that_fails(self, serve: Callable[..., Any]) -> None:
         """If the function that names the scopes fails, the call does not pass."""
         server = serve(scopes={}.__getitem__)

@@ -153,6 +153,19 @@ class TestAsgi:
             {"key": "two", "required_scopes": (), "client_ip": None, "environment_id": None, "project_id": None},
         ]
 
+    def test_a_request_for_which_no_scopes_are_listed(self) -> None:
+        """It is refused, whatever the key, without a verification. Without a key it is refused for that."""
+        says = SaysAio()
+        scopes: dict[str, list[str]] = {}
+        guarded = (
+            asgi.RequireKey(application(), verifier=says, scopes=lambda scope: scopes.get(scope["path"])),
+            dependent(fastapi.RequireKey(says, scopes_of=lambda request: scopes.get(request.url.path))),
+        )
+        for app in guarded:
+            assert get(app, **BEARER).status_code == 403
+            assert get(app).status_code == 401
+        assert says.asked == []
+
     def test_a_caller_who_has_gone(self) -> None:
         """If the caller has gone, the error of sending a refusal does not reach the server."""
 

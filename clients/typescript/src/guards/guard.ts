@@ -91,7 +91,10 @@ export async function check<Request>(
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
     // A function without a result, say a look-up of an unlisted method, lets no one in.
-    if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ALLOWED };
+    if (typeof requiredScopes === "function" && !Array.isArray(demanded)) {
+      tell(options, "info", "denied: no scopes are listed for this request");
+      return { refusal: NOT_ALLOWED };
+    }
     const demand = {
       requiredScopes: demanded,
       environmentId,

@@ -80,7 +80,8 @@ class Guard:
 
         Args:
             verifier: Verifies every key.
-            scopes: Scopes that a key must grant: the same for all methods, or a function of the `Call`.
+            scopes: Scopes that a key must grant: the same for all methods, or a function of the `Call`. A call for
+                which it returns None is refused, whatever the key.
             exempt: Methods that need no key: their full names (``/package.Service/Method``), or a function of the name,
                 `health_and_reflection` for example. Nothing is exempt by default.
             client_ip: Returns the address of a call, if not the peer's: behind a proxy, what the proxy says.

@@ -14,8 +14,8 @@ from tumbler.verification import Verification
 
 Request = TypeVar("Request")
 
-Scopes = Iterable[str] | Callable[[Request], Iterable[str]]
-"""The scopes that a request needs: always the same, or a function of the request."""
+Scopes = Iterable[str] | Callable[[Request], Iterable[str] | None]
+"""The scopes that a request needs: always the same, or a function of the request. It returns None to let no key pass."""
 
 LOGGER = logging.getLogger("tumbler.guards")
 
@@ -45,6 +45,10 @@ UNDECIDED = Refusal("UNAVAILABLE", 503, "API keys cannot be verified at the mome
 MISTAKEN = Refusal("INTERNAL", 500, UNDECIDED.text)
 
 
+class Unlisted(Exception):
+    """The guard's function knows no scopes for a request, so no key lets it pass."""
+
+
 class Rules(Generic[Request]):
     """What a guard demands of a request's key."""
 
@@ -63,10 +67,13 @@ class Rules(Generic[Request]):
         self._project_ids = None if project_id is None else projects_of(project_id)
 
     def arguments(self, key: str, request: Request) -> dict[str, Any]:
-        """Return the arguments of ``verify``."""
+        """Return the arguments of ``verify``. Raises ``Unlisted``."""
+        scopes = self._scopes(request) if callable(self._scopes) else self._scopes
+        if scopes is None:
+            raise Unlisted
         return {
             "key": key,
-            "required_scopes": tuple(self._scopes(request)) if callable(self._scopes) else self._scopes,
+            "required_scopes": tuple(scopes),
             "client_ip": self._client_ip(request),
             "environment_id": self._environment_id,
             "project_id": self._project_ids,
@@ -104,6 +111,8 @@ def refusal_for(outcome: Verification | Exception) -> Refusal:
     """Return the refusal for an outcome that lets nothing pass."""
     if isinstance(outcome, Verification):
         return NOT_ALLOWED if outcome.code in _NOT_ALLOWED else KEY_REQUIRED
+    if isinstance(outcome, Unlisted):
+        return NOT_ALLOWED
     return UNDECIDED if _is_undecided(outcome) else MISTAKEN
 
 
@@ -111,6 +120,8 @@ def log_refusal(outcome: Verification | Exception) -> None:
     """Log why something was refused."""
     if isinstance(outcome, Verification):
         log(LOGGER, logging.INFO, "denied: %s, key %s", outcome.code.name, outcome.key_id or "unknown")
+    elif isinstance(outcome, Unlisted):
+        log(LOGGER, logging.INFO, "denied: no scopes are listed for this request")
     elif _is_undecided(outcome):
         log(LOGGER, logging.ERROR, "undecided: %s: %s", type(outcome).__name__, outcome)
     else:

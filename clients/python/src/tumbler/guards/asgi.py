@@ -58,7 +58,8 @@ class RequireKey:
         Args:
             app: The application to guard.
             verifier: Verifies every key.
-            scopes: Scopes that a key must grant: the same for all requests, or a function of the ASGI scope.
+            scopes: Scopes that a key must grant: the same for all requests, or a function of the ASGI scope. A request
+                for which it returns None is refused, whatever the key.
             exempt: Requests that need no key: their exact paths, or a function of the ASGI scope. Nothing is exempt by
                 default, so put a middleware that answers CORS preflights outside this one.
             client_ip: Returns the address of a request, if not the peer's: behind a proxy, what the proxy says.

@@ -56,7 +56,7 @@ class RequireKey(SecurityBase):
         self,
         verifier: aio.Verifier,
         *scopes: str,
-        scopes_of: Callable[[HTTPConnection], Iterable[str]] | None = None,
+        scopes_of: Callable[[HTTPConnection], Iterable[str] | None] | None = None,
         client_ip: Callable[[HTTPConnection], str | None] = peer_address,
         environment_id: str | None = None,
         project_id: ProjectId | None = None,
@@ -67,7 +67,7 @@ class RequireKey(SecurityBase):
         Args:
             verifier: Verifies every key.
             scopes: Scopes that a key must grant, all of them.
-            scopes_of: Returns these scopes for a request, instead.
+            scopes_of: Returns these scopes for a request, instead. None: the request is refused, whatever the key.
             client_ip: Returns the address of a request, if not the peer's: behind a proxy, what the proxy says.
             environment_id: The environment that keys must belong to. Default: any.
             project_id: A project, or several: keys must belong to one of them. This narrows what the verifier accepts,

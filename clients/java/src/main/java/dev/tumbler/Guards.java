@@ -81,6 +81,17 @@ public final class Guards {
     }
 
     /**
+     * Returns the refusal of a request for which the guard's function lists no scopes, and logs it. No key lets such a
+     * request pass, so none is verified.
+     *
+     * @return the refusal to answer with
+     */
+    public static Refusal unlisted() {
+        LOG.log(Level.INFO, "denied: no scopes are listed for this request");
+        return Refusal.NOT_ALLOWED;
+    }
+
+    /**
      * Returns a peer's address in the form that a verifier accepts.
      *
      * @param address the address that a request came from; null: unknown

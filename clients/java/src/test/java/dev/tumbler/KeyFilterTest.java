@@ -258,6 +258,15 @@ class KeyFilterTest {
     }
 
     @Test
+    @DisplayName("A request for which no scopes are listed is refused, whatever the key; without a key it is told so.")
+    void unlisted() throws Exception {
+        guard(options -> options.requireScopes(request -> null));
+        assertEquals(403, get("/orders", "Authorization", "Bearer " + KEY).statusCode());
+        assertEquals(401, get("/orders").statusCode());
+        assertTrue(tumbler.verifies.isEmpty());
+    }
+
+    @Test
     @DisplayName("Scopes and address may depend on the request, and what is exempt needs no key.")
     void functions() throws Exception {
         guard(options -> options.requireScopes(request -> List.of(request.getMethod().toLowerCase(Locale.ROOT) + ":any"))

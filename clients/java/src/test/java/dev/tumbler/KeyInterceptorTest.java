@@ -268,6 +268,17 @@ class KeyInterceptorTest {
     }
 
     @Test
+    @DisplayName("A call for which no scopes are listed is refused, whatever the key; without a key it is told so.")
+    void unlisted() throws Exception {
+        guard(options -> options.requireScopes(call -> null));
+        assertEquals(
+                Status.Code.PERMISSION_DENIED,
+                refusal(with("authorization", "Bearer " + KEY)).getCode());
+        assertEquals(Status.Code.UNAUTHENTICATED, refusal(with("x-other", "1")).getCode());
+        assertTrue(tumbler.verifies.isEmpty());
+    }
+
+    @Test
     @DisplayName("Scopes may depend on the method, the address on the headers, and the environment is demanded.")
     void demands() throws Exception {
         Metadata.Key<String> forwarded = Metadata.Key.of("x-real-ip", Metadata.ASCII_STRING_MARSHALLER);

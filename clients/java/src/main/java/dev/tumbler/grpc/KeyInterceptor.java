@@ -93,8 +93,12 @@ public final class KeyInterceptor implements ServerInterceptor {
                 if (key.isEmpty()) {
                     return refuse(call, Refusal.KEY_REQUIRED);
                 }
+                List<String> required = scopes.apply(call);
+                if (required == null) {
+                    return refuse(call, Guards.unlisted());
+                }
                 VerifyOptions demand = new VerifyOptions(
-                        scopes.apply(call), clientIp.apply(call, headers), environmentId, projectIds);
+                        required, clientIp.apply(call, headers), environmentId, projectIds);
                 long since = Guards.moment(verifier);
                 CompletableFuture<Verification> asked = verifier.verifyAsync(key.get(), demand);
                 hold = held -> Guards.hold(verifier, key.get(), demand, asked.join(), since, held::end);
@@ -200,8 +204,8 @@ public final class KeyInterceptor implements ServerInterceptor {
         /**
          * Demands scopes that depend on the call.
          *
-         * @param required returns the scopes that a key must grant for a call; if it throws or returns null, the call
-         *     is refused with INTERNAL
+         * @param required returns the scopes that a key must grant for a call. If it returns null, the call is refused
+         *     with PERMISSION_DENIED, whatever the key; if it throws, with INTERNAL
          * @return this
          */
         public Builder requireScopes(Function<? super ServerCall<?, ?>, List<String>> required) {

@@ -169,8 +169,12 @@ public final class KeyFilter implements Filter {
         if (key.isEmpty()) {
             return Optional.of(Refusal.KEY_REQUIRED);
         }
+        List<String> required = scopes.apply(request);
+        if (required == null) {
+            return Optional.of(Guards.unlisted());
+        }
         VerifyOptions demand =
-                new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId, projectIds);
+                new VerifyOptions(required, clientIp.apply(request), environmentId, projectIds);
         long since = Guards.moment(verifier);
         Verification verification = verifier.verify(key.get(), demand);
         Optional<Refusal> refusal = Guards.refusal(verification);
@@ -237,8 +241,8 @@ public final class KeyFilter implements Filter {
         /**
          * Demands scopes that depend on the request.
          *
-         * @param required returns the scopes that a key must grant for a request; if it throws or returns null, the
-         *     request is refused with 500
+         * @param required returns the scopes that a key must grant for a request. If it returns null, the request is
+         *     refused with 403, whatever the key; if it throws, with 500
          * @return this
          */
         public Builder requireScopes(Function<? super HttpServletRequest, List<String>> required) {
