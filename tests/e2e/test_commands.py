@@ -347,11 +347,11 @@ def test_migrating_an_up_to_date_database_changes_nothing(installed: Service) ->
     assert installed.start().verdict(installed.key) == "VALID"
 
 
-def test_migrating_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
+def test_migrating_an_empty_database_is_refused(empty_database_url: str, tmp_path: Path) -> None:
     """`migrate` refuses an empty database and names `init`."""
-    if database_url.startswith("sqlite"):
-        Path("/" + database_url.removeprefix("sqlite:////")).touch()
-    refused = Service(tmp_path / "data", database_url).command("migrate")
+    if empty_database_url.startswith("sqlite"):
+        Path("/" + empty_database_url.removeprefix("sqlite:////")).touch()
+    refused = Service(tmp_path / "data", empty_database_url).command("migrate")
     assert refused.returncode == 1
     assert "tumbler-server init" in refused.stderr
 

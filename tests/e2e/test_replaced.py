@@ -47,7 +47,7 @@ def moved_aside(database: Path, backup: Path) -> None:
 def all_removed(database: Path, backup: Path) -> None:
     """`rm database*; cp backup database`."""
     for name in ("", "-wal", "-shm"):
-        database.with_name(database.name + name).unlink()
+        database.with_name(database.name + name).unlink(missing_ok=True)  # the server may be faster, and move the log
     shutil.copy(backup, database)
 
 

@@ -95,7 +95,7 @@ def test_no_secret_is_written_down(installed: Service) -> None:
     """After all RPCs, right and wrong, no key and no pepper is in the log, on stdout or in the database."""
     installed.start("--log-level", "debug", "--log-format", "json")
     keys = use_everything(installed)
-    installed.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that a fault is logged as well
+    installed.tamper("ALTER TABLE event RENAME COLUMN detail TO elsewhere")  # so that a fault is logged as well
     for key in keys:
         with suppress(Refused):
             installed.create(name="never made", metadata={"pasted": key})
@@ -250,14 +250,14 @@ def live(service: Service, receiver: Receiver, life: Life) -> None:
     eventually(lambda: service.read(unsealed, newest) == [(0,)])
     still_due = life.token(fifth.id)
     paste(service, life, fifth.id)
-    service.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that faults are logged as well
+    service.tamper("ALTER TABLE event RENAME COLUMN detail TO elsewhere")  # so that faults are logged as well
     life.refused(service, "ClaimRotation", pb.ClaimRotationRequest(claim_token=still_due))
     life.refused(
         service,
         "Create",
         pb.CreateRequest(project_id="acme", rotation={"interval": seconds(1), "webhook_url": receiver.url("/never")}),
     )
-    service.tamper("ALTER TABLE elsewhere RENAME TO event")
+    service.tamper("ALTER TABLE event RENAME COLUMN elsewhere TO detail")
     life.keys.append(service.key)
     for request in (pb.ListDeliveriesRequest(page_size=1_000), pb.ListEventsRequest(page_size=1_000), pb.ListRequest()):
         life.answers.append(str(service.call(type(request).__name__.removesuffix("Request"), request)))

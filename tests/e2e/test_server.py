@@ -108,9 +108,9 @@ def test_serving_what_was_never_founded_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_serving_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
+def test_serving_an_empty_database_is_refused(empty_database_url: str, tmp_path: Path) -> None:
     """On an empty database, `serve` fails and names `init`."""
-    service = Service(tmp_path / "data", database_url)
+    service = Service(tmp_path / "data", empty_database_url)
     refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
     assert refused.returncode == 1
     assert "tumbler-server init" in refused.stderr
@@ -359,7 +359,7 @@ def test_a_fault_of_the_server_tells_its_callers_nothing(installed: Service) -> 
     """An internal error has a fixed message, and the log names the method but no SQL statement."""
     installed.start()
     assert installed.verdict(installed.key) == "VALID"
-    installed.tamper("ALTER TABLE event RENAME TO elsewhere")
+    installed.tamper("ALTER TABLE event RENAME COLUMN detail TO elsewhere")
     with pytest.raises(Refused) as refused:
         installed.create(name="unheard of")
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -16,6 +16,12 @@ Statement = tuple[str, Sequence[object]]
 
 
 @pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    """Return a new database: what was in it before would change PostgreSQL's plans."""
+    return empty_database_url
+
+
+@pytest.fixture
 def statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Statement]:
     """Record the statements read from the database."""
     read, gathered = Store.read, list[Statement]()

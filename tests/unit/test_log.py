@@ -361,6 +361,9 @@ class TestAudit:
 
             dialect = store.dialect
 
+            def snapshot(self, work: Any) -> Any:
+                return work(self.read)
+
             def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
                 domain.create()
                 return store.read(sql, parameters)
@@ -513,6 +516,9 @@ def test_a_long_log(new_database: Callable[[str], str]) -> None:
         """A store that loses events between two pages."""
 
         dialect = store.dialect
+
+        def snapshot(self, work: Any) -> Any:
+            return work(self.read)
 
         def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
             if parameters[:1] == (5_000,):
