@@ -15,7 +15,7 @@ from tumbler.verification import Verification
 Request = TypeVar("Request")
 
 Scopes = Iterable[str] | Callable[[Request], Iterable[str] | None]
-"""The scopes that a request needs: always the same, or a function of the request. It returns None to let no key pass."""
+"""The scopes that a request needs: always the same, or a function of the request; None lets no key pass."""
 
 LOGGER = logging.getLogger("tumbler.guards")
 

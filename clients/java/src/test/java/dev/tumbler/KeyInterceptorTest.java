@@ -250,14 +250,6 @@ class KeyInterceptorTest {
     }
 
     @Test
-    @DisplayName("A method of which no scopes are known lets nothing pass.")
-    void unknownMethod() throws Exception {
-        guard(options -> options.requireScopes(call -> null));
-        assertEquals(Status.Code.INTERNAL, refusal(with("authorization", "Bearer " + KEY)).getCode());
-        assertTrue(owners.isEmpty());
-    }
-
-    @Test
     @DisplayName("A function of the guard's user that throws lets nothing pass.")
     void brokenFunction() throws Exception {
         guard(options -> options.requireScopes(call -> {
