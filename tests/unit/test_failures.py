@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tumbler_server.errors import Cause, StoreUnavailable, explain
-from tumbler_server.store.failures import understand
+from tumbler_server.store.failures import is_missing_table, understand
 
 PASSWORD = "correct" + "horse"
 
@@ -138,3 +138,12 @@ def test_what_an_operator_is_told(cause: Cause) -> None:
     assert text == f"{cause.told}: the reason. To fix it: {cause.mend}"
     assert cause.told
     assert cause.mend
+
+
+def test_a_callers_text_is_no_missing_table() -> None:
+    """PostgreSQL's errors can contain what a caller sent, so only SQLite's own error is known by its text."""
+    sent = "duplicate key value: no such table: api_key"
+    assert not is_missing_table(psycopg.errors.UniqueViolation(sent))
+    assert not is_missing_table(apsw.ConstraintError(sent))
+    assert is_missing_table(apsw.SQLError("no such table: api_key"))
+    assert is_missing_table(psycopg.errors.UndefinedTable("relation is missing"))

@@ -198,6 +198,16 @@ def test_events_dated_by_a_clock_that_was_behind_are_kept(machine: Machine, trus
         assert (retention.remove() > 0) is removes
 
 
+def test_a_leap_back_undoes_a_leap_forward(machine: Machine) -> None:
+    """A clock that was trusted by mistake, and then corrected, keeps no event for longer."""
+    append(machine.store, change(1, time=machine.clock.now), change(2, time=machine.clock.now))
+    timekeeping.trust(machine.store, machine.clock.now + AHEAD)
+    timekeeping.trust(machine.store, machine.clock.now)
+    machine.clock.advance(DAY // 2)
+    retention = Retention(machine.store, machine.clock, DAY // 4)
+    assert retention.remove() > 0
+
+
 def test_an_idle_installation_proceeds(machine: Machine) -> None:
     """After 500 days off, it continues from its known time, and trusts the clock after a day of running."""
     before = machine.clock.now

@@ -1,12 +1,11 @@
 """Rotation of keys, by a caller with the scope or by the holder of the claim token of a due rotation."""
 
-import json
 from dataclasses import dataclass, replace
 
 from tumbler_server.clock import END, HOUR, NEVER, rfc3339
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, SelfWidening
 from tumbler_server.events.log import Actor, EventType
-from tumbler_server.keys import access, idempotency, ledger, record, schedule, widening
+from tumbler_server.keys import access, differences, idempotency, ledger, record, schedule, widening
 from tumbler_server.keys.idempotency import RequestId
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
@@ -20,8 +19,9 @@ DEFAULT_GRACE = HOUR
 CLAIM = Actor("", "claim")
 """The actor of a rotation by claim token. The token identifies no caller."""
 
-_UPDATES = "SELECT time, detail FROM event WHERE key_id = ? AND type = ? ORDER BY revision DESC LIMIT 100"
-"""A key's latest updates. The one that set the expiry may be older: the rule then goes by the key's creation."""
+_GRANTED = "SELECT time FROM event WHERE key_id = ? AND type = ? AND detail LIKE ? ORDER BY revision DESC LIMIT 1"
+_NEW_EXPIRY = f'%"{differences.NEW}expire_time": "%'
+"""How the detail of an update that set an expiry contains it; no value can contain it: JSON escapes the quotes."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,6 @@ def _granted(read: Read, key: Key, now: int) -> int:
     """
     if key.expire_time == NEVER:
         return NEVER
-    found = read(_UPDATES, (key.id, EventType.UPDATED))
-    given = next(
-        (time for time, detail in found if "expire_time" in json.loads(detail)["fields"].split(",")), key.create_time
-    )
+    found = read(_GRANTED, (key.id, EventType.UPDATED, _NEW_EXPIRY))
+    given = found[0][0] if found else key.create_time
     return min(now + key.expire_time - given, END)

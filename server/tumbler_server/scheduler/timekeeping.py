@@ -232,9 +232,10 @@ def _mark(row: tuple[int, ...]) -> Mark:
 
 def _set(transaction: Transaction, mark: Mark, before: Mark) -> None:
     changed = mark._asdict()
-    if before.time and mark.time - before.time > LEAP:
+    leap = mark.time - before.time
+    if before.time and abs(leap) > LEAP:
         ((leapt, until, newest, removed),) = transaction.read(_LEAPT)
-        # Nothing is left of what was before an earlier leap, or it is now older by both.
+        # Nothing is left of what was before an earlier leap, or it is now off by both. A leap back undoes one forward.
         earlier = leapt if until > removed else 0
-        changed |= {"leapt": earlier + mark.time - before.time, "leapt_revision": newest}
+        changed |= {"leapt": max(0, earlier + leap), "leapt_revision": newest}
     transaction.run(ClockRow.update(changed).where(ClockRow.id == 1))

@@ -92,7 +92,9 @@ def sqlstate(failure: BaseException) -> str | None:
 
 def is_missing_table(failure: BaseException) -> bool:
     """Return whether a failure means that a table or its schema is missing."""
-    return sqlstate(failure) in _MISSING or "no such table" in str(_driver(failure))
+    driver = _driver(failure)
+    # Not the text of just any error: PostgreSQL's can contain what a caller sent.
+    return sqlstate(failure) in _MISSING or (isinstance(driver, apsw.SQLError) and "no such table: " in str(driver))
 
 
 def describe(failure: BaseException) -> str | None:
