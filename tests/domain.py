@@ -30,7 +30,7 @@ from tumbler_server.webhooks.targets import Judge, Refused, Resolver, TargetRule
 OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
 """A caller who may do everything."""
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that a look-up may take. A test that waits for so long has failed."""
 
 PEPPER = Pepper(bytes(range(32)))

@@ -29,7 +29,7 @@ from tumbler_server.store.database import Transaction, open_store
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds after which an expected event counts as missing. Tests wait this long only when they fail."""
 
 OWN_CONNECTION = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))

@@ -14,7 +14,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer, add_ApiKeyServiceServicer_to_server
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds that anything may take before a test fails."""
 
 OWN_KEY = "tmb_own"
