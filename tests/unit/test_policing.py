@@ -310,6 +310,7 @@ def test_when_grpc_is_busy(monkeypatch: pytest.MonkeyPatch, used: Mapping[int, f
     """The threads of gRPC count as busy if together they used half a core since the last look."""
     clock = SimpleNamespace(now=1.0, used=dict.fromkeys(used, 1.0))
     monkeypatch.setattr(policing.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(policing.time, "process_time", lambda: clock.now)
     monkeypatch.setattr(policing.time, "clock_gettime", lambda thread: clock.used[thread])
     monkeypatch.setattr(policing, "_clocks", lambda: list(used))
     readers = Readers()
@@ -318,6 +319,23 @@ def test_when_grpc_is_busy(monkeypatch: pytest.MonkeyPatch, used: Mapping[int, f
         clock.used[thread] += seconds
     clock.now += 0.01
     assert readers.are_busy() is busy
+
+
+@pytest.mark.parametrize(("spent", "pause"), [(0.0009, policing.CALM_LOOK), (0.0011, policing.LOOK)])
+def test_an_idle_server_looks_seldom(monkeypatch: pytest.MonkeyPatch, spent: float, pause: float) -> None:
+    """If the process used less than a tenth of a core since the last look, no thread's clock is read, and it rests."""
+    clock = SimpleNamespace(now=1.0, spent=1.0)
+    monkeypatch.setattr(policing.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(policing.time, "process_time", lambda: clock.spent)
+    asked: list[int] = []
+    monkeypatch.setattr(policing, "_clocks", lambda: asked.append(1) or [])
+    readers = Readers()
+    readers.are_busy()
+    asked.clear()
+    clock.now += 0.01 + policing._OLD
+    clock.spent += spent * (clock.now - 1) / 0.01
+    assert not readers.are_busy()
+    assert (readers.pause, bool(asked)) == (pause, pause == policing.LOOK)
 
 
 def test_a_thread_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

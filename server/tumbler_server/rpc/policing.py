@@ -24,6 +24,12 @@ from tumbler_server.rpc.sockets import End
 LOOK = 0.01
 """Seconds between two checks of how busy gRPC is. They run on the loop, and take a few microseconds each."""
 
+CALM_LOOK = 0.04
+"""Seconds between two checks while the whole process is nearly idle: an idle server shall cost nothing to speak of."""
+
+_CALM = 0.1
+"""Share of a core. If the process uses less, it is nearly idle."""
+
 SILENCE = 10.0
 """Seconds after which a silenced connection is cut."""
 
@@ -60,10 +66,21 @@ class Readers:
         self._found = -_OLD
         self._looked = 0.0
         self._used = 0.0
+        self._spent = 0.0
+        self.pause = LOOK
+        """Seconds after which to ask again."""
 
     def are_busy(self) -> bool:
         """Return whether one of them may have been reading without a pause since the last call."""
-        now = time.monotonic()
+        now, spent = time.monotonic(), time.process_time()
+        looked, self._looked = self._looked, now
+        before, self._spent = self._spent, spent
+        since = now - looked
+        calm = spent - before < _CALM * since
+        self.pause = CALM_LOOK if calm else LOOK
+        if calm:  # no thread uses more than the process
+            self._used = 0.0
+            return False
         if now - self._found > _OLD:
             self._found, self._clocks, self._used = now, _clocks(), 0.0
         used = 0.0
@@ -71,8 +88,7 @@ class Readers:
             with contextlib.suppress(OSError):  # the thread has ended
                 used += time.clock_gettime(clock)
         before, self._used = self._used, used
-        looked, self._looked = self._looked, now
-        return before > 0 and used - before > _BUSY * (now - looked)
+        return before > 0 and used - before > _BUSY * since
 
 
 class Traffic:
@@ -124,7 +140,7 @@ class Policing:
         readers, traffic = Readers(), Traffic()
         try:
             while True:
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(readers.pause)
                 # In this order: each check costs a hundred times the one before.
                 if readers.are_busy() and traffic.may_be_much():
                     await self.look()
