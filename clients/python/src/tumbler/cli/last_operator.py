@@ -74,7 +74,10 @@ def _last(session: Session) -> ApiKey | None:
     )
     try:
         keys = session.call("List", request, at_most=_PATIENCE).api_keys
-    except grpc.RpcError:
+    except grpc.RpcError as failure:
+        if failure.code() is not grpc.StatusCode.PERMISSION_DENIED:
+            unknown = "Not known, and not asked about: whether this is the last working operator's key"
+            render.print_note(f"{unknown} ({failure.code().name}).")
         return None
     soon = time.time() + _SOON.total_seconds()
     lasting = [key for key in keys if not key.allowed_cidrs and not 0 < key.expire_time.seconds < soon]
