@@ -8,9 +8,10 @@ import resource
 import signal
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import grpc
 import structlog
@@ -118,10 +119,19 @@ _OPTIONS = (
 
 _log = structlog.get_logger(__name__)
 
+Closable = TypeVar("Closable", bound="SupportsClose")
+
+
+class SupportsClose(Protocol):
+    """What is closed when the core is."""
+
+    def close(self) -> None:
+        """Finish the work in progress, and stop."""
+
 
 @dataclass(frozen=True)
 class Core:
-    """The domain, wired to a database, and what serves it on a loop."""
+    """The domain, wired to a database, and what serves it on a loop. ``opened`` closes all its parts."""
 
     store: Store
     lifecycle: Lifecycle
@@ -134,13 +144,12 @@ class Core:
     first_uses: FirstUses
     retention: Retention
     roster: Roster
-    resolver: Resolver
     looking: ThreadPoolExecutor
     glance: Glance
     engine: Engine
     shedding: Shedding
     lanes: Lanes
-    closing: tuple[Callable[[], None], ...]
+    opened: contextlib.ExitStack
 
     def start(self) -> None:
         """Start the background work."""
@@ -155,17 +164,8 @@ class Core:
 
         The last uses of keys are written for at most ``seconds``.
         """
-        self.resolver.close()
-        self.poller.close()
-        self.lanes.close()
-        for close in self.closing:
-            close()
-        self.first_uses.close()
-        self.rehasher.close()
-        self.retention.close()
-        self.roster.close()
-        self.usage.close(seconds)
-        self.store.close()
+        self.usage.patience = seconds
+        self.opened.close()
 
 
 def build_core(
@@ -178,75 +178,119 @@ def build_core(
     """Wire the domain. ``board`` is the one that the server's workers share, if there are several.
 
     ``look_up`` resolves host names if given, otherwise the system does. Raises ``SetupError`` if the installation is
-    not ready.
+    not ready; then nothing stays open.
     """
-    store = open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads)
+    with contextlib.ExitStack() as opened:
+        return _core(opened, config, clock, board, monotonic, look_up)
+
+
+def _core(
+    opened: contextlib.ExitStack,
+    config: Config,
+    clock: Clock,
+    board: Board | None,
+    monotonic: Clock,
+    look_up: LookUp | None,
+) -> Core:
+    # Parts are closed in the opposite order: first those that work for calls, then what these hand on to, the database
+    # last.
+    def keep(part: Closable) -> Closable:
+        return opened.enter_context(contextlib.closing(part))
+
+    store = keep(open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads))
     migrations.check(store)
     peppers = config.installation.peppers()
     if not peppers:
         _log.warning("there is no pepper file: each key costs one bcrypt run when a process first sees it")
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
+    timekeeper = Timekeeper(store, clock, monotonic)
+    usage = keep(Usage(store, translate=timekeeper.translate))
+    roster = keep(Roster(store, [pepper.id for pepper in peppers], clock, monotonic))
+    retention = keep(Retention(store, timekeeper.now, config.event_retention))
+
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, monotonic)
     tokens = open_opaque_tokens(store)
-    rehasher = Rehasher(store, hasher, clock)
-    timekeeper = Timekeeper(store, clock, monotonic)
-    usage = Usage(store, translate=timekeeper.translate)
-    claim_tokens = ClaimTokens(peppers)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
-    rotations, first_uses = Rotations(ledger, claim_tokens), FirstUses(ledger)
-    verifier = Verifier(store, hasher, tail, cache, rehasher, usage, first_uses, clock, config.stale_if_error)
-    listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
-    webhook_admin = WebhookAdmin(store, tokens, endpoints, clock)
-    servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, webhook_admin, config.cache_ttl)
+    rehasher, first_uses = keep(Rehasher(store, hasher, clock)), keep(FirstUses(ledger))
+    verifier = Verifier(
+        store=store,
+        hasher=hasher,
+        tail=tail,
+        cache=cache,
+        rehasher=rehasher,
+        usage=usage,
+        first_uses=first_uses,
+        clock=clock,
+        stale_if_error=config.stale_if_error,
+    )
+    servicer = Servicer(
+        verifier=verifier,
+        lifecycle=lifecycle,
+        rotations=Rotations(ledger, ClaimTokens(peppers)),
+        listing=Listing(store, tokens, clock),
+        trail=Trail(store, tokens),
+        tokens=tokens,
+        webhook_admin=WebhookAdmin(store, tokens, endpoints, clock),
+        cache_ttl=config.cache_ttl,
+    )
 
+    shedding = keep(Shedding())
+    streams = opened.enter_context(ThreadPoolExecutor(STREAM_READERS, thread_name_prefix="streams"))
+    looking = opened.enter_context(ThreadPoolExecutor(LOOKERS, thread_name_prefix="look"))
     rows = lane_limits(config.threads, max(1, (os.cpu_count() or 1) // config.workers))
+    proofs, reads = keep(Lane(rows["proofs"], BEHIND)), keep(Gathering(rows["reads"], verifier.read))
     lanes = Lanes(
-        Lane(rows["read"]),
-        Lane(rows["change"]),
-        Lane(rows["issue"], BEHIND),
-        Lane(rows["claim"], BEHIND),
-        Lane(rows["stop"]),
-        Lane(rows["batch"]),
+        batch=keep(Lane(rows["batch"])),
+        stop=keep(Lane(rows["stop"])),
+        claim=keep(Lane(rows["claim"], BEHIND)),
+        issue=keep(Lane(rows["issue"], BEHIND)),
+        change=keep(Lane(rows["change"])),
+        read=keep(Lane(rows["read"])),
     )
-    reads, proofs = Gathering(rows["reads"], verifier.read), Lane(rows["proofs"], BEHIND)
-    looking = ThreadPoolExecutor(LOOKERS, thread_name_prefix="look")
-    streams = ThreadPoolExecutor(STREAM_READERS, thread_name_prefix="streams")
     glance = Glance(tail, looking)
-    hotpath = HotPath(verifier, glance, reads, proofs)
-    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, monotonic, streams)
-    watching = Watching(hub, lifecycle, tokens, clock)
-    shedding = Shedding()
-    engine = Engine(
-        SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), VerifyTurns(shares.VERIFY_CROWD)), lanes
+    hub = Hub(
+        store=store,
+        tail=tail,
+        clock=clock,
+        most=config.max_watch_streams,
+        max_staleness=config.max_staleness,
+        monotonic=monotonic,
+        blocking=streams,
     )
-    poller = Poller(store, tail, config.max_staleness)
-    retention = Retention(store, timekeeper.now, config.event_retention)
-    roster = Roster(store, [pepper.id for pepper in peppers], clock, monotonic)
-    closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
+    house = House(
+        servicer=servicer,
+        hotpath=HotPath(verifier, glance, reads, proofs),
+        watching=Watching(hub, lifecycle, tokens, clock),
+        shedding=shedding,
+        unsent=Unsent(),
+        verifying=VerifyTurns(shares.VERIFY_CROWD),
+    )
+    engine = Engine(SERVICE, house, lanes)
+    poller = keep(Poller(store, tail, config.max_staleness))
+    keep(resolver)  # first of all: a call that waits for a name keeps its lane from closing
     return Core(
-        store,
-        lifecycle,
-        servicer,
-        tail,
-        poller,
-        hub,
-        rehasher,
-        usage,
-        first_uses,
-        retention,
-        roster,
-        resolver,
-        looking,
-        glance,
-        engine,
-        shedding,
-        lanes,
-        closing,
+        store=store,
+        lifecycle=lifecycle,
+        servicer=servicer,
+        tail=tail,
+        poller=poller,
+        hub=hub,
+        rehasher=rehasher,
+        usage=usage,
+        first_uses=first_uses,
+        retention=retention,
+        roster=roster,
+        looking=looking,
+        glance=glance,
+        engine=engine,
+        shedding=shedding,
+        lanes=lanes,
+        opened=opened.pop_all(),
     )
 
 

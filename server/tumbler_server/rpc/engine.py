@@ -46,11 +46,6 @@ class Lanes:
     batch: Lane
     """Used only for its places: batches run on the loop, in slices."""
 
-    def close(self) -> None:
-        """Wait for the work in progress in each lane."""
-        for lane in vars(self).values():
-            lane.close()
-
 
 @dataclass(frozen=True)
 class MethodRow:

@@ -74,6 +74,8 @@ class Usage:
         self._stopping = threading.Event()
         self._call = Call()
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
+        self.patience = LAST
+        """Seconds that the flush of ``close`` may take."""
 
     def note(self, key_id: str, now: int) -> None:
         """Note that a key is used at ``now``. This takes a tenth of a microsecond and never blocks."""
@@ -108,13 +110,13 @@ class Usage:
         """Start flushing every 30 seconds."""
         self._thread.start()
 
-    def close(self, seconds: float = LAST) -> None:
-        """Flush and stop, within about ``seconds`` even if the database is blocked."""
+    def close(self) -> None:
+        """Flush and stop, within about ``patience`` even if the database is blocked."""
         self._stopping.set()
         self._call.gone = True
         if self._thread.is_alive():
             self._thread.join()
-        with calls.serving(Call(time.monotonic() + seconds)):
+        with calls.serving(Call(time.monotonic() + self.patience)):
             self.flush()
 
     def _run(self) -> None:
