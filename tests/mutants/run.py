@@ -40,6 +40,13 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a service that cannot be wired keeps its database open",
+        "server.py",
+        "store = keep(open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads))",
+        "store = open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads)",
+        "tests/rpc/test_core.py",
+    ),
+    Mutant(
         "peppers that sign in another order are the same",
         "secrets/roster.py",
         "set(ids) != set(ours) or list(ids[:1]) != list(ours[:1])",
