@@ -42,8 +42,8 @@ MUTANTS = (
     Mutant(
         "a service that cannot be wired keeps its database open",
         "server.py",
-        "store = keep(open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads))",
-        "store = open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads)",
+        "        return opened.enter_context(contextlib.closing(part))",
+        "        return part",
         "tests/rpc/test_core.py",
     ),
     Mutant(
