@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import REGISTRY
@@ -26,6 +27,7 @@ from tumbler_server.events.ring import Ring
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.streams.feed import Notice
 from tumbler_server.streams.hub import FRESH, MOST_LAG, PATIENCE, TURN, Hub
+from tumbler_server.streams.stream import Phase, Stream
 
 BEAT = 5 * SECOND
 KEY_ID = "0" * 16
@@ -852,3 +854,21 @@ class TestTheEnd:
         asyncio.run(begin())
         domain.create()
         domain.create()
+
+
+@pytest.mark.parametrize("after", Phase)
+@pytest.mark.parametrize("before", Phase)
+def test_phases(before: Phase, after: Phase) -> None:
+    """A stream opens, catches up and is live, maybe again and again. It ends once, from any of these, and for good."""
+    stream = Stream(Mock(), "", "acme", KEY_ID, SECOND, 0, NEVER, None, None, phase=before)
+    follows = (before.name, after.name) in {
+        ("OPENING", "CATCHING_UP"),
+        ("CATCHING_UP", "LIVE"),
+        ("LIVE", "CATCHING_UP"),
+        ("OPENING", "ENDING"),
+        ("CATCHING_UP", "ENDING"),
+        ("LIVE", "ENDING"),
+        ("ENDING", "ENDED"),
+    }
+    assert stream.become(after) is follows
+    assert stream.phase is (after if follows else before)

@@ -13,10 +13,10 @@ import asyncio
 import contextlib
 import random
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -29,6 +29,7 @@ from tumbler_server.freshness.tail import Tail
 from tumbler_server.store.database import Store
 from tumbler_server.streams.feed import Feed, Notice
 from tumbler_server.streams.places import Places, overloaded
+from tumbler_server.streams.stream import Phase, Place, Stream, Subscriber
 from tumbler_server.streams.wheel import TICK, Wheel
 
 FRESH = SECOND // 2
@@ -52,67 +53,6 @@ _FAREWELL = 1.0
 _CONFIRM = "confirm"
 
 _log = structlog.get_logger(__name__)
-
-
-class Subscriber(Protocol):
-    """The receiver of a stream. Only ``read`` may block."""
-
-    tenant: str
-    """The project of the subscriber's key. The stream counts against its share."""
-
-    key_id: str
-    """The subscriber's key."""
-
-    def render(self, notice: Notice) -> bytes:
-        """Return the serialized notice for this subscriber and all others that share it."""
-
-    def date(self, age: int) -> bytes:
-        """Return the bytes to append to a heartbeat: how long the stream had been open when its promise was true."""
-
-    def write(self, message: bytes, /) -> Awaitable[None]:
-        """Write a message. Return when the next one can be written."""
-
-    def read(self) -> Any:
-        """Return the subscriber's key, read from the database. Called on another thread, for all streams of the key."""
-
-    def judge(self, read: Any = None) -> int:
-        """Return the time until which the subscriber may listen. ``read`` is a new result of ``read()``, if any.
-
-        Raises the error to end the stream with if the subscriber may not listen.
-        """
-
-
-@dataclass(eq=False, slots=True)
-class Stream:
-    """A subscriber and its position in the log. It receives the events of one project, or of all (``""``)."""
-
-    subscriber: Subscriber
-    project_id: str
-    tenant: str
-    key_id: str
-    interval: int
-    opened: int
-    until: int
-    start: int | None
-    task: "asyncio.Task[Any] | None"
-    cursor: int = 0
-    begun: bool = False
-    resets: int = 0
-    live: bool = False
-    """Whether the stream has been up to date since its start or its last reset."""
-    judge: bool = True
-    """Whether the key has changed and must be judged again."""
-    beat: bool = True
-    """Whether a heartbeat is due. The first one is due as soon as the stream is up to date."""
-    queued: bool = True
-    """Whether the stream waits for its turn or has it."""
-    again: bool = False
-    """Whether it was queued again meanwhile."""
-    turn: "asyncio.Future[None] | None" = None
-    waited: int = 0
-    failure: Exception | None = None
-    """Why the hub ends the stream."""
-    cancelled: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -181,8 +121,9 @@ class Hub:
             while True:
                 await self._turn(stream)
                 more = await self._tell(stream)
-                stream.queued, stream.again = more or stream.again, False
-                if stream.queued:
+                again = more or stream.place is Place.QUEUED_AGAIN
+                stream.place = Place.QUEUED if again else Place.RESTING
+                if again:
                     self._give_turn(stream)
         except asyncio.CancelledError:
             if stream.failure is None:
@@ -237,7 +178,7 @@ class Hub:
         metrics.WATCH_STREAMS.dec()
 
     def _end(self, stream: Stream, failure: Exception) -> None:
-        if stream.failure is None:
+        if stream.become(Phase.ENDING):
             stream.failure = failure
             self._give_turn(stream)  # cancel by turns too: thousands may end together
 
@@ -257,10 +198,9 @@ class Hub:
         room = TURN
         while self._ready and room > 0:
             stream = self._ready.popleft()
-            room -= 1 if stream.live else _CATCHING_UP
+            room -= _CATCHING_UP if stream.phase in (Phase.OPENING, Phase.CATCHING_UP) else 1
             if stream.failure is not None:
-                if stream in self._streams and not stream.cancelled:
-                    stream.cancelled = True
+                if stream in self._streams and stream.become(Phase.ENDED):
                     stream.task.cancel()  # type: ignore[union-attr]  # it runs in a task
             elif stream.turn and not stream.turn.done():
                 stream.turn.set_result(None)
@@ -270,10 +210,10 @@ class Hub:
             self._giving_turns = False
 
     def _queue(self, stream: Stream) -> None:
-        if stream.queued:
-            stream.again = True
+        if stream.place is not Place.RESTING:
+            stream.place = Place.QUEUED_AGAIN
             return
-        stream.queued = True
+        stream.place = Place.QUEUED
         if stream.resets == self._resets:  # no event between its cursor and our position is for it
             stream.cursor = max(stream.cursor, self._position)
         self._give_turn(stream)
@@ -299,7 +239,7 @@ class Hub:
         if news is None or resets != self._resets:
             concerned = changed = self._streams
             for stream in concerned:
-                stream.live = False  # it is not their fault that memory no longer has the events
+                stream.become(Phase.CATCHING_UP)  # it is not their fault that memory no longer has the events
         elif news:
             position = news[-1].revision
             projects = {event.project_id for event in news} | {""}
@@ -360,12 +300,13 @@ class Hub:
     async def _tell(self, stream: Stream) -> bool:
         """Send the next notice, and a heartbeat if one is due and allowed. Return whether there is more to send."""
         await self._check(stream)
-        if not stream.begun:
+        if stream.phase is Phase.OPENING:
             await self._begin(stream)
         resets = self._tail.resets
         if stream.resets != resets:
             void = Notice((), self._tail.position, reset=True)
-            stream.resets, stream.cursor, stream.live = resets, void.cursor, False
+            stream.resets, stream.cursor = resets, void.cursor
+            stream.become(Phase.CATCHING_UP)
             await self._send(stream, void)
             return True
         beat = stream.beat
@@ -374,19 +315,20 @@ class Hub:
         position = self._tail.position
         notice = self._feed.recent(stream.project_id, stream.cursor)
         if notice is None:
-            if stream.live:
+            if stream.phase is Phase.LIVE:
                 raise _too_slow(stream)
             notice = await self._kept(stream, resets)
         if self._tail.resets != resets:
             return True
         if notice.events or notice.reset:
-            if stream.live and stream.waited > MOST_LAG:
+            if stream.phase is Phase.LIVE and stream.waited > MOST_LAG:
                 raise _too_slow(stream)
             await self._send(stream, notice)
         stream.cursor = notice.cursor
         if notice.cursor < position:
             return True
-        stream.live, stream.waited = True, 0
+        stream.become(Phase.LIVE)
+        stream.waited = 0
         if beat and self._monotonic() - confirmed <= self._fresh:
             stream.beat = False
             await self._send(
@@ -415,7 +357,7 @@ class Hub:
                 await self._answer(stream, _CONFIRM, self._tail.confirm)
             await self._answer(stream, _CONFIRM, self._tail.confirm)
         stream.cursor = self._tail.position if stream.start is None else stream.start
-        stream.begun = True
+        stream.become(Phase.CATCHING_UP)
 
     async def _kept(self, stream: Stream, resets: int) -> Notice:
         project_id, cursor = stream.project_id, stream.cursor
