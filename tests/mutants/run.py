@@ -780,9 +780,9 @@ MUTANTS = (
     ),
     Mutant(
         "a deactivated key is due",
-        "keys/schedule.py",
-        "    if not key.active or key.revoked or",
-        "    if key.revoked or",
+        "store/models.py",
+        "    return 1 if key.active else 2",
+        "    return 1",
         "tests/rpc/test_schedules.py",
     ),
     Mutant(
@@ -865,8 +865,8 @@ MUTANTS = (
     Mutant(
         "a claim token goes to the URL of before",
         "webhooks/messages.py",
-        "        return not (fits and _lives(key, now) and key.webhook_url == delivery.url)",
-        "        return not (fits and _lives(key, now))",
+        "        return not (fits and lives(key, now) and key.webhook_url == delivery.url)",
+        "        return not (fits and lives(key, now))",
         "tests/unit/test_messages.py",
     ),
     Mutant(

@@ -14,7 +14,7 @@ from tumbler_server.clock import NEVER
 from tumbler_server.events.log import Actor
 from tumbler_server.secrets.secret import HashedSecret
 from tumbler_server.store.database import Read
-from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.store.models import ApiKeyRow, standing
 
 
 class State(enum.IntEnum):
@@ -88,14 +88,9 @@ class Key:
         return f'"{self.revision:x}"'
 
     def state(self, now: int) -> State:
-        """Return the key's state at ``now``. ``keys.finder`` has the same rule in SQL."""
-        if self.revoked:
-            return State.REVOKED
-        if self.replaced_by_key_id:
-            return State.SUPERSEDED
-        if not self.active:
-            return State.INACTIVE
-        return State.EXPIRED if now >= self.expire_time else State.ACTIVE
+        """Return the key's state at ``now``."""
+        found = State(standing(self))
+        return State.EXPIRED if found is State.ACTIVE and now >= self.expire_time else found
 
 
 _OWN = 1_536

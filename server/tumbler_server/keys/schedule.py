@@ -9,6 +9,7 @@ from dataclasses import replace
 from tumbler_server.clock import DAY, NEVER, rfc3339
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.record import Key
+from tumbler_server.store.models import lives
 
 OVERDUE_AFTER = DAY
 """The time after which a due rotation is overdue."""
@@ -32,7 +33,7 @@ def given_warnings(expire_time: int, now: int) -> int:
 
 def alarm_time(key: Key, now: int) -> int:
     """Return when ``due`` next has events for a key, or ``NEVER`` if it has none unless the key changes."""
-    if not key.active or key.revoked or key.replaced_by_key_id or now >= key.expire_time:
+    if not lives(key, now):
         return NEVER
     moment = min(_rotation_moment(key), _warning_moment(key))
     return moment if moment < key.expire_time else NEVER

@@ -4,6 +4,8 @@ Migrations create the tables; a test compares the two. Times are in microseconds
 to no database. ``Store`` binds each query as it runs it, so one process can use several databases.
 """
 
+from typing import Any
+
 from peewee import (
     BigIntegerField,
     BlobField,
@@ -78,6 +80,20 @@ STANDING = (
 """A key's state as far as its row determines it, in the proto's numbers. 1 stands for active and expired keys alike,
 which only the clock tells apart. An index on this expression serves only queries that repeat it character by character.
 """
+
+
+def standing(key: Any) -> int:
+    """Return what ``STANDING`` gives, of a row or a record."""
+    if key.revoke_time != NEVER:
+        return 4
+    if key.replaced_by_key_id:
+        return 5
+    return 1 if key.active else 2
+
+
+def lives(key: Any, now: int) -> bool:
+    """Return whether a key is active at ``now``."""
+    return standing(key) == 1 and now < int(key.expire_time)
 
 
 class ApiKeyScopeRow(Model):

@@ -6,6 +6,7 @@ from typing import Any
 
 from tumbler_server.clock import NEVER, rfc3339
 from tumbler_server.events.log import EventType
+from tumbler_server.store.models import lives
 
 TYPES = {
     EventType.ROTATION_DUE: "key.rotation_due",
@@ -40,10 +41,10 @@ def outdated(delivery: Any, key: Any, now: int) -> bool:
         # Anyone who reads the message can claim the successor, so it goes only to the key's current URL.
         announced = key.rotation_due_revision
         fits = announced == delivery.revision if kind is EventType.ROTATION_DUE else 0 < announced < delivery.revision
-        return not (fits and _lives(key, now) and key.webhook_url == delivery.url)
+        return not (fits and lives(key, now) and key.webhook_url == delivery.url)
     if kind is EventType.EXPIRING:
         expires = key.expire_time != NEVER and json.loads(delivery.detail)["expire_time"] == rfc3339(key.expire_time)
-        return not (expires and _lives(key, now))
+        return not (expires and lives(key, now))
     return False
 
 
@@ -57,7 +58,3 @@ def body(delivery: Any, key: Any, claim_token: ClaimToken) -> str:
         data["claim_token"] = claim_token(delivery.key_id, key.rotation_due_revision)
     message = {"type": TYPES[kind], "timestamp": rfc3339(delivery.event_time), "data": data}
     return json.dumps(message, separators=(",", ":"))
-
-
-def _lives(key: Any, now: int) -> bool:
-    return bool(key.active and key.revoke_time == NEVER and not key.replaced_by_key_id and now < key.expire_time)
