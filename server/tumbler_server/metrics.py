@@ -51,6 +51,9 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _PATIENCE = 10
 """Seconds that a connection may take to send its request."""
 
+_READERS = 16
+"""Most connections that are served at a time. One that comes then is closed at once."""
+
 
 _PREFIX = ".metrics-"
 
@@ -199,12 +202,32 @@ class _Request(WSGIRequestHandler):
 
 
 class _Http(socketserver.ThreadingMixIn, WSGIServer):
+    # The server of prometheus_client starts a thread for everybody, and waits for silent ones for ever.
     daemon_threads = True
     allow_reuse_port = False  # some versions of Python would let two servers share the port
 
     def __init__(self, family: socket.AddressFamily, where: Any) -> None:
         self.address_family = family
+        self._places = threading.BoundedSemaphore(_READERS)
         super().__init__(where, _Request)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection on a thread, if there is a place."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no more threads
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, and give its place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a broken connection: the client has gone away."""

@@ -1,14 +1,18 @@
 """Metrics of several processes together."""
 
+import contextlib
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
+from tests.e2e.service import eventually
 from tumbler_server import metrics
 from tumbler_server.metrics import Counted, Scheduled
+from tumbler_server.ports import reserved
 
 
 def counting(folder: Path, pid: int, name: str, count: float) -> None:
@@ -53,3 +57,25 @@ def test_a_full_disk_has_no_room_for_counts(tmp_path: Path, monkeypatch: pytest.
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=metrics.MIB - 1))
     assert metrics.FOLDER not in folder.environment()
+
+
+def test_connections_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection beyond the bound is closed at once, and a place that is free again is given to the next one."""
+    monkeypatch.setattr(metrics, "_READERS", 2)
+    with reserved("127.0.0.1:0") as port:
+        pass
+    where = ("127.0.0.1", port)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(metrics.served(f"127.0.0.1:{port}"))
+        silent = [opened.enter_context(socket.create_connection(where, timeout=30)) for _ in range(2)]
+        with socket.create_connection(where, timeout=30) as third:
+            assert third.recv(1) == b""
+        silent[0].close()
+
+        def answered() -> bool:
+            with socket.create_connection(where, timeout=30) as reader, contextlib.suppress(OSError):
+                reader.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return reader.recv(15) == b"HTTP/1.0 200 OK"
+            return False
+
+        eventually(answered)
