@@ -3,11 +3,11 @@ from tests.load import load
 
 
 def test_under_load_nothing_fails_and_nothing_is_lost(installed: Service) -> None:
-    """While 32 callers create, change, use and end keys, no call fails, and every key ends as acknowledged."""
-    done = load.run(installed.start(), seconds=3, callers=32)
+    """While 16 callers create, change, use and end keys, no call fails, and every key ends as acknowledged."""
+    done = load.run(installed.start(), seconds=2, callers=16)
     assert done.problems == []
     assert load.MIX.keys() <= done.took.keys()
-    report = load.report(done, 3, "a short load")
+    report = load.report(done, 2, "a short load")
     assert report.row_count == len(done.took) + 1
 
 

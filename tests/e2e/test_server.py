@@ -163,7 +163,7 @@ def test_every_acknowledged_key_outlives_the_process(installed: Service, ending:
     """However a server exits while keys are created, every acknowledged key is valid after the restart."""
     installed.start()
     writers = Writers(installed)
-    eventually(lambda: len(writers.acknowledged) > 50)
+    eventually(lambda: len(writers.acknowledged) > 20)
     installed.signal(ending)
     assert installed.wait() == code
     writers.close()

@@ -361,11 +361,15 @@ class TestManyStreams:
     def test_who_reads_again_is_told_why(self, embedded: Service) -> None:
         """A slow client that reads again gets READER_TOO_SLOW with the advice to resume, and then misses nothing."""
         embedded.start()
-        stream = deaf(embedded).watch(project_id="noisy").opened()
-        cursor = stream.cursor
-        noise = make_noise(embedded, "noisy")
-        eventually(lambda: "its client does not read fast enough" in embedded.stderr)
-        refused = stream.ended()
+        for attempt in range(1, 4):
+            stream = deaf(embedded).watch(project_id="noisy").opened()
+            cursor = stream.cursor
+            noise = make_noise(embedded, "noisy")
+            eventually(lambda: embedded.stderr.count("its client does not read fast enough") == attempt)  # noqa: B023
+            refused = stream.ended()
+            # On a very busy machine it reads again only after the server has given up waiting for that.
+            if refused.code is not grpc.StatusCode.CANCELLED:
+                break
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_TOO_SLOW")
         assert "resume" in refused.message
         assert len(embedded.watch(project_id="noisy", start_cursor=cursor).events(noise)) == noise

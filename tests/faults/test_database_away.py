@@ -69,7 +69,8 @@ class Server:
         pid = self._server.get_pid()
         assert pid is not None
         leader = psutil.Process(pid)
-        for process in (leader, *leader.children()):
+        leader.suspend()  # first, so that it has no child that we do not see
+        for process in leader.children():
             with contextlib.suppress(psutil.NoSuchProcess):  # its connection has just ended
                 process.suspend()
         try:

@@ -71,7 +71,7 @@ class Revoker:
     def run(self) -> list[Revoke]:
         """Revoke all keys, unless the run ends before. Retry while the service is unavailable.
 
-        Raises ``RuntimeError`` for any other error status.
+        Raises ``RuntimeError`` for any other error status, and if the service stays unavailable.
         """
         revokes = []
         with grpc.insecure_channel(self.target, OWN_CONNECTION) as channel:
@@ -109,7 +109,8 @@ class Revoker:
             try:
                 answer = stub.Revoke(request, metadata=self.metadata, timeout=PATIENCE)
             except grpc.RpcError as failure:
-                if failed(failure.code()) not in PASSING:
+                waited = (time.monotonic_ns() - invoked) / 1e9
+                if failed(failure.code()) not in PASSING or waited > PATIENCE:
                     raise RuntimeError(f"key {key} could not be revoked: {failure.code().name}") from None
                 time.sleep(_PAUSE)
             else:
