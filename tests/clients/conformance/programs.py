@@ -184,6 +184,9 @@ def _name_classes(to: Path, main: str, *classes: Path) -> None:
     to.write_text(f'-cp "{os.pathsep.join(paths)}" {main}')
 
 
+_JVM = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""A JVM for a program that ends before the optimizing compiler would pay, as ``.mvn/jvm.config`` says for Maven."""
+
 _PYTHON_PROGRAM = str(ROOT / "tests" / "clients" / "harness" / "python.py")
 
 PROGRAMS: Mapping[str, Product] = {
@@ -210,7 +213,7 @@ PROGRAMS: Mapping[str, Product] = {
             _JAVA,
             (CLIENTS / "java",),
             _java,
-            ("java", f"@{JAVA_PROGRAM}"),
+            (*_JVM, f"@{JAVA_PROGRAM}"),
         ),
     )
 }
@@ -239,7 +242,7 @@ EXAMPLES: Mapping[str, Product] = {
             _JAVA,
             (CLIENTS / "java", EXAMPLES_FOLDER / "java"),
             _java_example,
-            ("java", f"@{JAVA_EXAMPLE}"),
+            (*_JVM, f"@{JAVA_EXAMPLE}"),
         ),
     )
 }
