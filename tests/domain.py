@@ -80,7 +80,7 @@ class Domain:
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
         self.rotations = Rotations(ledger, self.claim_tokens)
-        self.listing = Listing(store, open_opaque_tokens(store), clock)
+        self.listing = Listing(store, open_opaque_tokens(store, self.tail.lineage.mark), clock)
         self.rehasher = Rehasher(store, self.hasher, clock)
         self.usage = Usage(store)
         self.first_uses = FirstUses(ledger)

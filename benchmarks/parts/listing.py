@@ -119,7 +119,7 @@ def _middle(service: Service, asked: pb.ListRequest, size: int, project_id: str)
         (*([project_id] if project_id else []), int(size * (1 - ELSEWHERE) / 2)),
     )
     filtered = filter_fingerprint(Query(order_by=asked.order_by), project_id, column, direction == "desc")
-    following = pb.ListRequest(page_token=open_opaque_tokens(store).page(filtered, value, key_id))
+    following = pb.ListRequest(page_token=open_opaque_tokens(store, lambda _: "").page(filtered, value, key_id))
     store.close()
     following.MergeFrom(asked)
     return following

@@ -138,7 +138,7 @@ def _issue(
     demand: Callable[[Transaction], None],
     revoke_others: bool = False,
 ) -> Seated:
-    ledger = Ledger(store, Hasher(bcrypt_cost, peppers), system_clock, lambda _: None, _UNLIMITED)
+    ledger = Ledger(store, Hasher(bcrypt_cost, peppers), system_clock, lambda *_: None, _UNLIMITED)
     made, hashed = ledger.make(prefix)
     keep(made.text)
     return operators.issue(ledger, made, hashed, name, command, demand, revoke_others)

@@ -53,6 +53,10 @@ ALIKE_TEXT = Limit(
     "a value shared between records", 512, "characters", "each record has its own copy, which the cache counts"
 )
 RING_EVENTS = Limit("newest events in memory", 10_000, "events", "streams further behind read the database")
+NEWEST_HASHES = Limit(
+    "hashes of the newest events in memory", 20_000, "hashes", "a token that names an older event has it read"
+)
+OLDER_HASHES = Limit("hashes of older events that tokens name", 1_000, "hashes", "the oldest is evicted")
 RING_BYTES = Limit("memory of the newest events", 16 * MIB, "bytes", "streams further behind read the database")
 NOTICE_EVENTS = Limit("a response of Watch", 100, "events", "the rest is in the next response")
 NOTICE_BYTES = Limit("a response of Watch, serialized", 32 * KIB, "bytes", "the rest is in the next response")

@@ -211,7 +211,7 @@ def _core(
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, monotonic)
-    tokens = open_opaque_tokens(store)
+    tokens = open_opaque_tokens(store, tail.lineage.mark)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
@@ -233,7 +233,7 @@ def _core(
         lifecycle=lifecycle,
         rotations=Rotations(ledger, ClaimTokens(peppers)),
         listing=Listing(store, tokens, clock),
-        trail=Trail(store, tokens),
+        trail=Trail(store, tokens, tail.lineage),
         tokens=tokens,
         webhook_admin=WebhookAdmin(store, tokens, endpoints, clock),
         cache_ttl=config.cache_ttl,

@@ -59,7 +59,7 @@ class _Open:
 
 
 def _make(hasher: Hasher, transaction: Transaction, count: int) -> list[Made]:
-    ledger = Ledger(cast("Store", _Open(transaction)), hasher, system_clock, lambda _: None)
+    ledger = Ledger(cast("Store", _Open(transaction)), hasher, system_clock, lambda *_: None)
     lifecycle = Lifecycle(ledger, "tmb", HOUR, Endpoints(Vault({}), Judge(TargetRules(), Resolver())))
     issued = [lifecycle.create(OPERATOR, Draft(project_id=PROJECT)) for _ in range(count)]
     return [Made(each.key.id, each.text) for each in issued]

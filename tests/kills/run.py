@@ -115,10 +115,11 @@ def run(
         store = open_store(service.database_url)
         open_.callback(store.close)
         done = Run(dialect, _version(store), seed)
-        revision = open_opaque_tokens(store).revision
+        tokens = open_opaque_tokens(store, lambda _: "")
         calling = threading.Event()
         writers = [
-            Writer(number, lambda: service.target, revision, service, seed, calling) for number in range(WRITERS)
+            Writer(number, lambda: service.target, lambda token: tokens.point(token).revision, service, seed, calling)
+            for number in range(WRITERS)
         ]
         victims = Victims(service, crew, random.Random(seed), calling)  # noqa: S311 - no secret
         over = threading.Event()

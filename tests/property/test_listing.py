@@ -61,7 +61,7 @@ class Project:
     def __init__(self, store: Store) -> None:
         self.id = f"project-{next(_numbers)}"
         self._store = store
-        self._listing = Listing(store, OpaqueTokens(bytes(32)), lambda: NOW)
+        self._listing = Listing(store, OpaqueTokens(bytes(32), lambda _: ""), lambda: NOW)
 
     def insert(self, values: list[dict[str, Any]], ids: list[int]) -> list[Key]:
         """Insert keys with these fields into the table. The numbers begin their ids."""

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from tests.harness import FrozenClock, World, lasting
+from tests.unit.test_tail import restore
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
@@ -126,12 +127,41 @@ def test_what_is_no_token_is_refused(world: World) -> None:
 def test_a_token_from_the_future_is_refused(world: World) -> None:
     """A token of a revision that the database lacks, for example after a restore, is refused."""
     created = world.create()
-    tokens = open_opaque_tokens(world.core.store)
+    tokens = open_opaque_tokens(world.core.store, world.core.tail.lineage.mark)
     newest = world.events()[-1].revision
     assert world.verdict(created.key, consistency={"at_least_as_fresh": tokens.consistency(newest)}) == "VALID"
     request = pb.VerifyRequest(key=created.key, consistency={"at_least_as_fresh": tokens.consistency(newest + 1)})
     refused = world.refused("Verify", request)
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["consistency.at_least_as_fresh"])
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "a restart"])
+def test_a_change_that_a_backup_has_undone_is_refused(world: World, meanwhile: str) -> None:
+    """What names a lost change is refused although the log has that revision again; what names a kept one is not."""
+    kept, earlier = world.create(), world.call("ListEvents", pb.ListEventsRequest(page_size=1))
+    lost, _ = world.create(), world.create()
+    later = world.call("ListEvents", pb.ListEventsRequest(page_size=3))
+    restore(world.core.store, world.events()[-1].revision - 2)
+    world.reopen()
+    other = [world.create() for _ in range(3)][-1]
+    if meanwhile == "a restart":
+        world.reopen()
+    asked = [
+        pb.VerifyRequest(key=other.key, consistency={"at_least_as_fresh": change.consistency_token})
+        for change in (kept, lost, other)
+    ]
+    answers = world.call("BatchVerify", pb.BatchVerifyRequest(requests=asked)).responses
+    assert [answer.code for answer in answers] == [
+        pb.VERIFY_CODE_VALID,
+        pb.VERIFY_CODE_UNSPECIFIED,
+        pb.VERIFY_CODE_VALID,
+    ]
+    assert [world.call("Verify", request).valid for request in (asked[0], asked[2])] == [True, True]
+    refused = world.refused("Verify", asked[1])
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["consistency.at_least_as_fresh"])
+    assert world.call("ListEvents", pb.ListEventsRequest(page_token=earlier.next_page_token)).events
+    refused = world.refused("ListEvents", pb.ListEventsRequest(page_token=later.next_page_token))
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
 
 
 CHANGES: dict[str, tuple[Callable[[World, str], object], str]] = {

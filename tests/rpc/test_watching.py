@@ -49,7 +49,9 @@ class Serving:
         self._caller = caller
         self._threads = ThreadPoolExecutor(2)
         self.hub = Hub(domain.store, domain.tail, domain.clock, 100, MAX_STALENESS, domain.monotonic, self._threads)
-        self._watching = Watching(self.hub, domain.lifecycle, open_opaque_tokens(domain.store), domain.clock)
+        self._watching = Watching(
+            self.hub, domain.lifecycle, open_opaque_tokens(domain.store, domain.tail.lineage.mark), domain.clock
+        )
 
     async def __aenter__(self) -> "Serving":
         self.hub.start(asyncio.get_running_loop())
@@ -132,7 +134,7 @@ async def test_from_the_first_response_to_the_last(domain: Domain, serving: Serv
     assert (list(first.events), first.reset) == ([], False)
     made = domain.create()
     told = await stream.read()
-    ((event,), cursor) = (told.events, open_opaque_tokens(domain.store).consistency(2))
+    ((event,), cursor) = (told.events, open_opaque_tokens(domain.store, domain.tail.lineage.mark).consistency(2))
     assert (event.type, event.key_id, told.cursor) == (event_pb2.KEY_EVENT_TYPE_CREATED, made.key.id, cursor)
     stream.cancel()
     await eventually(lambda: serving.ended)

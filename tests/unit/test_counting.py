@@ -17,7 +17,7 @@ from tumbler_server.secrets.opaque_tokens import OpaqueTokens
 
 REQUESTS = [method.input_type for method in pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods]
 CALLER = Key(id="0" * 16, project_id="tumbler")
-TOKENS = OpaqueTokens(bytes(32))
+TOKENS = OpaqueTokens(bytes(32), lambda _: "")
 
 
 def fields(descriptor: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:

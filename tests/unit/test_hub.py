@@ -24,6 +24,7 @@ from tumbler_server.defaults import MAX_STALENESS
 from tumbler_server.errors import Overloaded, ReaderTooSlow, ServerStopping, StoreUnavailable, Unauthenticated
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.ring import Ring
+from tumbler_server.secrets.opaque_tokens import Point
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.streams.feed import Notice
 from tumbler_server.streams.hub import FRESH, MOST_LAG, PATIENCE, TURN, Hub
@@ -64,14 +65,15 @@ class Ear:
         if not deaf:
             self.hears.set()
 
-    def listen(self, project_id: str = "", start: int | None = None, interval: int = BEAT) -> "Ear":
+    def listen(self, project_id: str = "", start: int | Point | None = None, interval: int = BEAT) -> "Ear":
         """Open a stream."""
         self._task = asyncio.ensure_future(self._listen(project_id, interval, start))
         return self
 
-    async def _listen(self, project_id: str, interval: int, start: int | None) -> None:
+    async def _listen(self, project_id: str, interval: int, start: int | Point | None) -> None:
         try:
-            await self._ears.hub.serve(self, project_id, self.until, interval, start)
+            point = Point(start) if isinstance(start, int) else start
+            await self._ears.hub.serve(self, project_id, self.until, interval, point)
         except Exception as failure:
             self.ended = failure
 
@@ -260,6 +262,28 @@ class TestBeginning:
         assert lost.resets == [1]
         domain.create()
         await eventually(lambda: lost.revisions == [2])
+
+    def test_another_history(self, domain: Domain, monotonic: FrozenClock) -> None:
+        """A stream that starts at a change which a backup has undone is reset, however long the log is by now."""
+        for _ in range(3):
+            domain.create()
+        kept, lost = (Point(revision, domain.tail.lineage.mark(revision)) for revision in (1, 2))
+        restore(domain.store, 1)
+        grown = Domain(domain.store, domain.clock)
+        for _ in range(3):
+            grown.create()
+        grown.close()
+        restored = Domain(domain.store, domain.clock)  # it started later, so it must read what it compares with
+
+        async def listen() -> None:
+            async with Ears(restored, monotonic) as ear:
+                again, anew = ear().listen(start=kept), ear().listen(start=lost)
+                await eventually(lambda: (again.beats, anew.beats) == ([4], [4]))
+                assert (again.resets, again.revisions) == ([], [2, 3, 4])
+                assert (anew.resets, anew.revisions) == ([4], [])
+
+        asyncio.run(listen())
+        restored.close()
 
     @on_loop
     async def test_a_key_that_has_changed(self, ear: Ears) -> None:

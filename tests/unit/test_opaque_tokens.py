@@ -7,17 +7,24 @@ import pytest
 
 from tests.domain import new_store
 from tumbler_server.errors import InvalidFields
-from tumbler_server.secrets.opaque_tokens import OpaqueTokens, open_opaque_tokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens, Point, open_opaque_tokens
 from tumbler_server.store.database import Store, open_store
 
 FILTER = "fingerprint"
 KEY_ID = "0123456789abcdef"
+MARK = "abcdefghijkl"
+BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 @pytest.fixture(scope="module")
 def tokens() -> OpaqueTokens:
     """Return an installation's tokens."""
-    return OpaqueTokens(bytes(range(32)))
+    return OpaqueTokens(bytes(range(32)), lambda _: MARK)
+
+
+def open_tokens(store: Store) -> OpaqueTokens:
+    """Return the tokens of the installation that owns this database."""
+    return open_opaque_tokens(store, lambda _: MARK)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ PAGE = Kind(
 REVISION = Kind(
     "consistency.at_least_as_fresh",
     lambda tokens: tokens.consistency(123_456),
-    lambda tokens, token: tokens.revision(token),
+    lambda tokens, token: tokens.point(token),
 )
 
 kinds = pytest.mark.parametrize("kind", [PAGE, REVISION], ids=lambda kind: kind.field)
@@ -59,13 +66,13 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("revision", [1, 2, 2**40])
     def test_consistency(self, tokens: OpaqueTokens, revision: int) -> None:
-        """A consistency token has its revision."""
-        assert tokens.revision(tokens.consistency(revision)) == revision
+        """A consistency token has its revision and the revision's mark."""
+        assert tokens.point(tokens.consistency(revision)) == Point(revision, MARK)
 
     @kinds
     def test_for_urls(self, tokens: OpaqueTokens, kind: Kind) -> None:
         """A token is short and needs no escaping in a URL or a shell."""
-        assert set(kind.issue(tokens)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+        assert set(kind.issue(tokens)) <= set(BASE64 + ".")
         assert len(kind.issue(tokens)) < 200
 
     def test_the_longest_name(self, tokens: OpaqueTokens) -> None:
@@ -79,11 +86,12 @@ class TestRefused:
 
     @kinds
     def test_changed(self, tokens: OpaqueTokens, kind: Kind) -> None:
-        """A token with any changed character is refused, except the last, which has unused bits."""
+        """A token with any changed character is refused, also if it means the same bytes."""
         token = kind.issue(tokens)
-        for place in range(len(token) - 1):
-            other = "A" if token[place] != "A" else "B"
-            assert kind.refused(tokens, token[:place] + other + token[place + 1 :])
+        for place in range(len(token)):
+            for other in "AB-_" if place < len(token) - 1 else BASE64:
+                if other != token[place]:
+                    assert kind.refused(tokens, token[:place] + other + token[place + 1 :])
 
     @kinds
     def test_cut_off(self, tokens: OpaqueTokens, kind: Kind) -> None:
@@ -91,7 +99,8 @@ class TestRefused:
         token = kind.issue(tokens)
         for length in range(len(token)):
             assert kind.refused(tokens, token[:length])
-        assert kind.refused(tokens, token + "A")
+        for more in ("A", "=", "==", ".", "\n"):
+            assert kind.refused(tokens, token + more)
         assert kind.refused(tokens, " " + token)
 
     @kinds
@@ -107,7 +116,7 @@ class TestRefused:
     @kinds
     def test_foreign(self, tokens: OpaqueTokens, kind: Kind) -> None:
         """Another installation's token is refused."""
-        assert kind.refused(tokens, kind.issue(OpaqueTokens(bytes(32))))
+        assert kind.refused(tokens, kind.issue(OpaqueTokens(bytes(32), lambda _: "")))
 
     def test_another_filter(self, tokens: OpaqueTokens) -> None:
         """A page token belongs to its filter and order, and the message says so."""
@@ -134,11 +143,11 @@ class TestInstallation:
     def test_same_database(self, store: Store, database_url: str) -> None:
         """Servers on one database read each other's tokens, even after a restart."""
         other = open_store(database_url)
-        assert open_opaque_tokens(other).revision(open_opaque_tokens(store).consistency(7)) == 7
+        assert open_tokens(other).point(open_tokens(store).consistency(7)) == Point(7, MARK)
         other.close()
 
     def test_another_database(self, store: Store, dialect: str, new_database: Callable[[str], str]) -> None:
         """A new installation has its own secret, so it refuses another's tokens."""
         other = new_store(new_database(dialect))
-        assert REVISION.refused(open_opaque_tokens(other), open_opaque_tokens(store).consistency(7))
+        assert REVISION.refused(open_tokens(other), open_tokens(store).consistency(7))
         other.close()

@@ -148,14 +148,15 @@ class TestEtag:
     """The etag, which changes with every change."""
 
     def test_by_revision(self) -> None:
-        """Etags differ if and only if revisions differ."""
-        etags = [dataclasses.replace(PLAIN, revision=revision).etag for revision in (1, 2, 16, 2**40)]
-        assert len(set(etags)) == 4
-        assert dataclasses.replace(FULL, revision=1).etag == etags[0]
+        """Etags differ if revisions differ, or times: another history has the same revisions."""
+        changes = [(revision, time) for revision in (1, 2, 16, 2**40) for time in (1, 2, NOW)]
+        etags = {dataclasses.replace(PLAIN, revision=revision, update_time=time).etag for revision, time in changes}
+        assert len(etags) == 12
+        assert dataclasses.replace(FULL, revision=1, update_time=NOW).etag in etags
 
     def test_form(self) -> None:
         """An etag is quoted, as in RFC 9110 and AIP-154."""
-        assert FULL.etag == '"8"'
+        assert dataclasses.replace(FULL, revision=8, update_time=255).etag == '"8-ff"'
 
 
 class TestRfc3339:

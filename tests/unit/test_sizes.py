@@ -25,7 +25,7 @@ from tumbler_server.verify.cache import ProofCache
 from tumbler_server.verify.verifier import Verdict, View
 
 NOW = 1_893_456_000 * SECOND
-TOKENS = OpaqueTokens(bytes(32))
+TOKENS = OpaqueTokens(bytes(32), lambda _: "")
 
 
 def row(number: int, scopes: list[str], metadata: dict[str, str], cidrs: list[str]) -> tuple[Any, ...]:

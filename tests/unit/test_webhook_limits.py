@@ -236,7 +236,11 @@ class TestPending:
     def test_redeliver(self, domain: Domain, outbox: Callable[[], None]) -> None:
         """Redeliver is refused while the maximum is pending."""
         deliveries = WebhookAdmin(
-            domain.store, open_opaque_tokens(domain.store), domain.endpoints, domain.clock, most_pending=3
+            domain.store,
+            open_opaque_tokens(domain.store, domain.tail.lineage.mark),
+            domain.endpoints,
+            domain.clock,
+            most_pending=3,
         )
         self.revoke(domain, "a", "b", "c", "d")
         outbox()

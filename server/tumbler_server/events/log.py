@@ -167,6 +167,7 @@ def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
         ]
         digest = _chain(digest, content)
         rows.append([*content, digest])
+        transaction.appended.append((revision, digest))
     transaction.run_many(_INSERT, rows)
     sum_kept = bytes(head.kept)
     if passed := [change.previous for change in changes if 0 < change.previous <= head.anchor_revision]:
@@ -193,6 +194,17 @@ def head_in(transaction: Transaction) -> int:
     """Return the newest revision. In a write transaction it stays the newest until that transaction appends."""
     (row,) = transaction.select(LogHeadRow.select(LogHeadRow.revision).where(LogHeadRow.id == 1))
     return int(row.revision)
+
+
+def hashes(store: Store, revisions: Sequence[int]) -> dict[int, bytes]:
+    """Return the hashes of events by revision, empty for those no longer kept. Those not in the log are left out."""
+    marks = ", ".join("?" * len(revisions))
+    rows = store.read(f"SELECT revision, hash FROM event WHERE revision IN ({marks})", revisions)  # noqa: S608
+    found = {int(revision): blob(stored) for revision, stored in rows}
+    # Read the anchor last: events may have been removed meanwhile.
+    ((anchored, anchor_hash),) = store.read("SELECT anchor_revision, anchor_hash FROM log_head WHERE id = 1")
+    gone = {revision: b"" for revision in revisions if revision < anchored}
+    return gone | {int(anchored): blob(anchor_hash)} | found
 
 
 def anchor(store: Store) -> int:

@@ -1,11 +1,14 @@
 """An event loop's view of the log, from memory if possible. Otherwise one thread reads it for all waiting calls."""
 
 import asyncio
+from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tumbler_server.errors import own
+from tumbler_server.events.lineage import compared
 from tumbler_server.freshness.tail import Tail
+from tumbler_server.secrets.opaque_tokens import Point
 
 T = TypeVar("T")
 
@@ -25,6 +28,9 @@ class Glance:
         self._next: asyncio.Task[int] | None = None
         self._latest: asyncio.Task[int] | None = None
         self._of_this_turn: int | None = None
+        self._wanted: set[int] = set()
+        self._next_read: asyncio.Task[Mapping[int, bytes]] | None = None
+        self._latest_read: asyncio.Task[Mapping[int, bytes]] | None = None
 
     def now(self, at_least: int = 0, fully_consistent: bool = False) -> int | None:
         """Return a position that an answer may rest on, or None if the log must be read first.
@@ -54,6 +60,29 @@ class Glance:
             look = self._reading[version] = asyncio.ensure_future(self._read(version))
             look.add_done_callback(_retrieved)
         return await outcome(look)
+
+    def known(self, point: Point) -> bool | None:
+        """Return whether a point is in this log's history, or None if its event must be read to tell."""
+        return self._tail.lineage.known(point)
+
+    async def holds(self, points: Collection[Point]) -> list[bool]:
+        """Do what ``Lineage.holds`` does; one thread reads what memory lacks, for all waiting calls together."""
+        lineage, revisions = self._tail.lineage, compared(points)
+        hashes = lineage.recall(revisions)
+        if missing := revisions - hashes.keys():
+            self._wanted |= missing
+            if self._next_read is None:
+                self._next_read = asyncio.ensure_future(self._read_wanted(self._latest_read))
+                self._next_read.add_done_callback(_retrieved)
+            hashes |= await outcome(self._next_read)
+        return lineage.compare(points, hashes)
+
+    async def _read_wanted(self, latest: "asyncio.Task[Mapping[int, bytes]] | None") -> Mapping[int, bytes]:
+        if latest is not None:
+            await asyncio.wait([latest])
+        self._latest_read, self._next_read = self._next_read, None
+        wanted, self._wanted = self._wanted, set()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tail.lineage.read, wanted)
 
     def _next_look(self) -> "asyncio.Task[int]":
         if self._next is None:
@@ -88,7 +117,7 @@ async def outcome(shared: "asyncio.Task[T]") -> T:
     return shared.result()
 
 
-def _retrieved(look: "asyncio.Task[int]") -> None:
+def _retrieved(look: "asyncio.Task[Any]") -> None:
     """Retrieve an exception that no call waited for, so that asyncio does not log it."""
     if not look.cancelled():
         look.exception()

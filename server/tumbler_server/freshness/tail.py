@@ -14,6 +14,7 @@ from tumbler_server.clock import SECOND, Clock
 from tumbler_server.defaults import MAX_STALENESS
 from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
+from tumbler_server.events.lineage import Lineage
 from tumbler_server.events.log import ANNOUNCEMENTS, Head
 from tumbler_server.events.ring import Ring
 from tumbler_server.freshness.board import Board
@@ -64,6 +65,8 @@ class Tail:
         self._stale = Trouble("keys are verified from memory, as --stale-if-error allows", monotonic)
         self._commits_show = store.version() is not None
         self._head = log.head(store)
+        self.lineage = Lineage(store)
+        self.lineage.note([self._head])
         self.ring = Ring(self._head.revision)
         self.resets = 0
         """How often everything was dropped. A stream that was open during a reset has missed events."""
@@ -143,11 +146,14 @@ class Tail:
         self._stale.met(seconds=self.age // SECOND)
         return self.position
 
-    def committed(self, revision: int) -> None:
+    def committed(self, revision: int, appended: Iterable[tuple[int, bytes]] = ()) -> None:
         """Apply a change that this process has just committed, before the change is acknowledged.
+
+        ``appended`` has the revisions and hashes of its events.
 
         After this call, every worker of this server sees the change or answers UNAVAILABLE.
         """
+        self.lineage.note(appended)
         self._board.post(revision)  # even if this process has already read it: other workers may not have
         if revision > self.position:
             with contextlib.suppress(StoreUnavailable):  # the board keeps all workers from answering from less
@@ -218,11 +224,13 @@ class Tail:
                 news = [event for event in events if event.revision > self._head.revision]
                 if news:
                     self._cache.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})
+                    self.lineage.note((event.revision, event.hash) for event in news)
                     self.ring.extend(news)
                     self._head = Head(news[-1].revision, news[-1].hash)
             else:
                 # Too far behind.
                 self._cache.forget_all()
+                self.lineage.note([head])
                 self.ring.restart(head.revision)
                 self.resets += 1
                 self._head = head

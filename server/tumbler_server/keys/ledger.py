@@ -1,6 +1,6 @@
 """Reads and writes of keys. Each change and its event are written in one transaction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -45,7 +45,8 @@ Outcome = TypeVar("Outcome", bound=Snapshot)
 class Ledger:
     """Reads and writes keys. A project has at most ``max_project_keys`` keys.
 
-    ``committed`` is called with the revision of each change before the change is reported to its caller.
+    ``committed`` is called before a change is reported to its caller, with its revision, and with revision and hash of
+    each event that it has appended.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Ledger:
         store: Store,
         hasher: Hasher,
         clock: Clock,
-        committed: Callable[[int], None],
+        committed: Callable[[int, Sequence[tuple[int, bytes]]], None],
         max_project_keys: int = limits.PROJECT_KEYS.most,
     ) -> None:
         self.clock = clock
@@ -69,9 +70,11 @@ class Ledger:
 
         An ``urgent`` write, one that stops a key, goes ahead of all other queued writes.
         """
-        outcome = self._store.write_serialized(work, urgent)
+        outcome, appended = self._store.write_serialized(
+            lambda transaction: (work(transaction), transaction.appended), urgent
+        )
         with calls.serving(None):  # the change is committed: publish it even if its caller has hung up
-            self._committed(outcome.revision)
+            self._committed(outcome.revision, appended)
         return outcome
 
     def make(self, prefix: str) -> tuple[NewKey, secret.HashedSecret]:

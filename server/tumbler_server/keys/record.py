@@ -85,7 +85,8 @@ class Key:
     @property
     def etag(self) -> str:
         """A string that changes with every change of the key."""
-        return f'"{self.revision:x}"'
+        # With the time, since another change has this revision after the restore of a backup.
+        return f'"{self.revision:x}-{self.update_time:x}"'
 
     def state(self, now: int) -> State:
         """Return the key's state at ``now``."""

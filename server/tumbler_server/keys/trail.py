@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.events import history
 from tumbler_server.events.history import EventFilter
+from tumbler_server.events.lineage import Lineage
 from tumbler_server.events.log import Event, EventType, sent
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Validation
-from tumbler_server.secrets.opaque_tokens import OpaqueTokens, fingerprint
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens, Point, fingerprint
 from tumbler_server.store.database import Store
 
 
@@ -36,9 +38,10 @@ class EventPage:
 class Trail:
     """Lists events."""
 
-    def __init__(self, store: Store, tokens: OpaqueTokens) -> None:
+    def __init__(self, store: Store, tokens: OpaqueTokens, lineage: Lineage) -> None:
         self._store = store
         self._tokens = tokens
+        self._lineage = lineage
 
     def page(self, caller: Key, query: EventQuery) -> EventPage:
         """Return the requested page of the events that the caller may see.
@@ -53,9 +56,20 @@ class Trail:
             since=query.since_time,
         )
         filtered = fingerprint(["events", wanted.project_id, wanted.key_id, wanted.types, wanted.since])
-        after = int(self._tokens.read_page(query.page_token, filtered)[0]) if query.page_token else None
+        after = self._place(query.page_token, filtered) if query.page_token else None
         events, more = cut(history.read(self._store, wanted, after, size + 1), size, sent)
-        return EventPage(events, self._tokens.page(filtered, events[-1].revision, "") if more else "")
+        if not more:
+            return EventPage(events, "")
+        last = events[-1]
+        return EventPage(events, self._tokens.page(filtered, last.revision, self._lineage.mark_of(last.hash)))
+
+    def _place(self, page_token: str, filtered: str) -> int:
+        revision, mark, _ = self._tokens.read_page(page_token, filtered)
+        after = Point(int(revision), mark)
+        if not all(self._lineage.holds([after])):  # events of this history may have that revision and earlier ones
+            message = "names an event that was lost when a backup was restored; start again without it"
+            raise InvalidFields([Violation("page_token", message)])
+        return after.revision
 
 
 def _check(query: EventQuery) -> int:

@@ -18,7 +18,7 @@ from tumbler_server.rpc.gathering import MOST, Gathering
 from tumbler_server.rpc.lanes import RETRY, Lane
 from tumbler_server.rpc.spreading import spread
 from tumbler_server.shares import PROOFS_OF_A_KEY
-from tumbler_server.verify.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached
+from tumbler_server.verify.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached, unknown_change
 
 MOST_PROVEN = 64
 """Maximum number of keys of one batch that bcrypt checks. Keys proven by then are cached for the next call."""
@@ -64,7 +64,10 @@ class HotPath:
 
     def verify_now(self, question: Question, view: View) -> Verdict | None:
         """Return the verdict on a presented key, if everything it needs is in memory."""
-        if question.fully_consistent or view.position < question.at_least:
+        at_least = question.at_least
+        if question.fully_consistent or view.position < at_least.revision:
+            return None
+        if at_least.mark and not self._glance.known(at_least):
             return None
         key = self._verifier.recall(question.text)
         if isinstance(key, Unknown):
@@ -74,24 +77,26 @@ class HotPath:
     async def verify(self, question: Question, view: View, party: str) -> Verdict:
         """Return the verdict on a presented key. Raises what ``Verifier.verify`` does, and ``Overloaded``."""
         text, demand, at_least, fully_consistent = question
-        if fully_consistent or view.position < at_least:
-            view = await self.view(at_least, fully_consistent)
-            reached(question, view)
+        if fully_consistent or view.position < at_least.revision:
+            view = await self.view(at_least.revision, fully_consistent)
+        if not reached(question, view) or not all(await self._glance.holds([at_least])):
+            raise unknown_change()
         key = self._verifier.recall(text)
         if isinstance(key, Unknown):
             key = await self.find(key, party)
         return self._verifier.judge(key, demand, view, self._verifier.now())
 
     async def verify_all(self, questions: Sequence[Question], view: View, party: str) -> list[Verdict | None]:
-        """Return the verdicts on many keys; None for each question that names a revision which does not exist.
+        """Return the verdicts on many keys; None for each question that names a change which is not in the log.
 
         All rest on one view and one instant. Raises ``StoreUnavailable`` and ``Overloaded``; keys proven by then stay
         cached.
         """
-        at_least = max((question.at_least for question in questions), default=0)
+        at_least = max((question.at_least.revision for question in questions), default=0)
         fully_consistent = any(question.fully_consistent for question in questions)
         if fully_consistent or view.position < at_least:
             view = await self.view(at_least, fully_consistent)
+        held = await self._glance.holds([question.at_least for question in questions]) if at_least else repeat(True)
         verifier = self._verifier
         known = await spread(verifier.recall(question.text) for question in questions)
         unknown = {key.text: key for key in known if isinstance(key, Unknown)}
@@ -102,12 +107,12 @@ class HotPath:
             proven = cast("list[Key | Code | None]", known)
             return [*await spread(map(verifier.judge, proven, demands, repeat(view), repeat(now)))]
 
-        def judge(question: Question, key: Key | Code | Unknown | None) -> Verdict | None:
+        def judge(question: Question, key: Key | Code | Unknown | None, of_this_history: bool) -> Verdict | None:
             record = found[key.text] if isinstance(key, Unknown) else key
-            settled = question.at_least <= view.position
+            settled = of_this_history and reached(question, view)
             return verifier.judge(record, question.demand, view, now) if settled else None
 
-        return await spread(map(judge, questions, known))
+        return await spread(map(judge, questions, known, held))
 
     async def _find_all(self, unknown: Sequence[Unknown], party: str) -> dict[str, Key | None]:
         found: dict[str, Key | None] = {}

@@ -27,7 +27,7 @@ from tumbler_server.keys.trail import EventQuery
 from tumbler_server.keys.webhook_admin import DeliveryQuery
 from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import WatchQuery
-from tumbler_server.secrets.opaque_tokens import OpaqueTokens
+from tumbler_server.secrets.opaque_tokens import START, OpaqueTokens
 from tumbler_server.verify.verifier import Question
 
 # The ranges of Timestamp and Duration, from google/protobuf/timestamp.proto and duration.proto.
@@ -177,7 +177,7 @@ def question(caller: Key, request: service_pb.VerifyRequest, tokens: OpaqueToken
     return Question(
         request.key,
         wanted,
-        at_least=tokens.revision(consistency.at_least_as_fresh) if consistency.HasField("at_least_as_fresh") else 0,
+        at_least=tokens.point(consistency.at_least_as_fresh) if consistency.HasField("at_least_as_fresh") else START,
         fully_consistent=consistency.fully_consistent,
     )
 
@@ -231,7 +231,7 @@ def watch(caller: Key, request: service_pb.WatchRequest, tokens: OpaqueTokens) -
     check.done()
     return WatchQuery(
         project_id=access.scope_of(caller, request.project_id),
-        start=tokens.revision(request.start_cursor, "start_cursor") if request.start_cursor else None,
+        start=tokens.point(request.start_cursor, "start_cursor") if request.start_cursor else None,
         interval=interval,
     )
 

@@ -9,7 +9,7 @@ from tumbler_server.errors import KeyNotFound, Unauthenticated
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.record import Key
 from tumbler_server.rpc import auth, responses
-from tumbler_server.secrets.opaque_tokens import OpaqueTokens
+from tumbler_server.secrets.opaque_tokens import OpaqueTokens, Point
 from tumbler_server.streams.feed import Notice
 from tumbler_server.streams.hub import Hub
 
@@ -21,10 +21,10 @@ Write = Callable[[bytes], Awaitable[None]]
 
 @dataclass(frozen=True)
 class WatchQuery:
-    """What a Watch asks for: changes after revision ``start``, or from now on if it is None."""
+    """What a Watch asks for: changes after ``start``, or from now on if it is None."""
 
     project_id: str
-    start: int | None
+    start: Point | None
     interval: int
 
 

@@ -352,6 +352,8 @@ class Transaction:
     def __init__(self, database: peewee.Database, notifies: bool) -> None:
         self._db = database
         self._notifies = notifies
+        self.appended: list[tuple[int, bytes]] = []
+        """Revision and hash of each event that the transaction has appended to the log."""
 
     def notify(self) -> None:
         """Notify the other servers once this commits, if the database can. A notification may get lost."""

@@ -58,7 +58,9 @@ class Feed:
             return Notice((), reached, reset=True)
         if len(page) == MOST_EVENTS:
             reached = min(reached, page[-1].revision)
-        return _notice([event for event in page if event.revision <= reached], reached)
+        notice = _notice([event for event in page if event.revision <= reached], reached)
+        self._tail.lineage.mark(notice.cursor)  # so that the loop, which renders it, finds the mark in memory
+        return notice
 
     def _remembered(self, project_id: str, revision: int, _position: int, _resets: int) -> Notice | None:
         events = self._tail.ring.after(revision, SIZE if project_id else MOST_EVENTS)

@@ -26,6 +26,7 @@ from tumbler_server.clock import NEVER, SECOND, Clock
 from tumbler_server.errors import ReaderTooSlow, ServerStopping, own
 from tumbler_server.events.ring import SIZE
 from tumbler_server.freshness.tail import Tail
+from tumbler_server.secrets.opaque_tokens import Point
 from tumbler_server.store.database import Store
 from tumbler_server.streams.feed import Feed, Notice
 from tumbler_server.streams.places import Places, overloaded
@@ -51,6 +52,9 @@ _FAREWELL = 1.0
 """Seconds that streams have to end at shutdown."""
 
 _CONFIRM = "confirm"
+
+_NEVER_MET = -1
+"""Not a number of resets of any tail."""
 
 _log = structlog.get_logger(__name__)
 
@@ -109,12 +113,13 @@ class Hub:
         self._tail.on_move(self._notice_move)
 
     async def serve(
-        self, subscriber: Subscriber, project_id: str, until: int, interval: int, start: int | None = None
+        self, subscriber: Subscriber, project_id: str, until: int, interval: int, start: Point | None = None
     ) -> None:
-        """Send a subscriber all events after the revision ``start``, or after now, for as long as it is connected.
+        """Send a subscriber all events after ``start``, or after now, for as long as it is connected.
 
-        ``until`` is when its key ends. Never returns. Raises ``ServerStopping``, ``Overloaded``, ``ReaderTooSlow``,
-        ``StoreUnavailable``, or what the subscriber raised.
+        If ``start`` is of another history, the stream begins with a reset. ``until`` is when its key ends.
+        Never returns. Raises ``ServerStopping``, ``Overloaded``, ``ReaderTooSlow``, ``StoreUnavailable``, or what the
+        subscriber raised.
         """
         stream = self._open(subscriber, project_id, until, interval, start)
         try:
@@ -148,7 +153,7 @@ class Hub:
         if self._ticking:
             self._ticking.cancel()
 
-    def _open(self, subscriber: Subscriber, project_id: str, until: int, interval: int, start: int | None) -> Stream:
+    def _open(self, subscriber: Subscriber, project_id: str, until: int, interval: int, start: Point | None) -> Stream:
         if self._closed:
             raise ServerStopping
         now, task = self._monotonic(), asyncio.current_task()
@@ -356,8 +361,20 @@ class Hub:
             if _CONFIRM in self._readings:  # that read may have begun before the stream was opened
                 await self._answer(stream, _CONFIRM, self._tail.confirm)
             await self._answer(stream, _CONFIRM, self._tail.confirm)
-        stream.cursor = self._tail.position if stream.start is None else stream.start
+        if stream.start is None:
+            stream.cursor = self._tail.position
+        elif await self._holds(stream, stream.start):
+            stream.cursor = stream.start.revision
+        else:
+            stream.resets = _NEVER_MET  # as if it had been open during a reset
         stream.become(Phase.CATCHING_UP)
+
+    async def _holds(self, stream: Stream, point: Point) -> bool:
+        lineage = self._tail.lineage
+        held = lineage.known(point)
+        if held is None:
+            (held,) = await self._answer(stream, point, lambda: lineage.holds([point]))
+        return held
 
     async def _kept(self, stream: Stream, resets: int) -> Notice:
         project_id, cursor = stream.project_id, stream.cursor

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from tumbler_server.secrets.opaque_tokens import Point
 from tumbler_server.streams.feed import Notice
 
 
@@ -82,7 +83,7 @@ class Stream:
     interval: int
     opened: int
     until: int
-    start: int | None
+    start: Point | None
     task: "asyncio.Task[Any] | None"
     phase: Phase = Phase.OPENING
     place: Place = Place.QUEUED

@@ -11,6 +11,7 @@ from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.freshness.tail import Tail
 from tumbler_server.keys import evidence, record
 from tumbler_server.keys.record import Key
+from tumbler_server.secrets.opaque_tokens import START, Point
 from tumbler_server.secrets.secret import HashedSecret, Hasher, same
 from tumbler_server.store.database import Store
 from tumbler_server.trouble import Trouble
@@ -23,13 +24,13 @@ from tumbler_server.verify.usage import Usage
 class Question(NamedTuple):
     """A presented key, the demand on it, and how fresh the answer must be.
 
-    ``at_least`` is the oldest revision that the answer may reflect. With ``fully_consistent``, the answer reflects
-    every change that returned before the call, on any server.
+    ``at_least`` is the oldest point of the log that the answer may reflect. With ``fully_consistent``, the answer
+    reflects every change that returned before the call, on any server.
     """
 
     text: str
     demand: Demand = Demand()
-    at_least: int = 0
+    at_least: Point = START
     fully_consistent: bool = False
 
     def __repr__(self) -> str:
@@ -116,13 +117,14 @@ class Verifier:
         """Return the verdict on a presented key, based on a view taken in the same call or on a new one.
 
         Runs all stages on the calling thread. ``rpc.hotpath`` runs them on an event loop.
-        Raises ``InvalidFields`` if the question names a revision that does not exist yet, and ``StoreUnavailable`` if
+        Raises ``InvalidFields`` if the question names a change that is not in the log, and ``StoreUnavailable`` if
         the database does not answer. There is no verdict then.
         """
         _, _, at_least, fully_consistent = question
-        if view is None or fully_consistent or view.position < at_least:
-            view = self._view(at_least, fully_consistent)
-        reached(question, view)
+        if view is None or fully_consistent or view.position < at_least.revision:
+            view = self._view(at_least.revision, fully_consistent)
+        if not reached(question, view) or (at_least.mark and not all(self._tail.lineage.holds([at_least]))):
+            raise unknown_change()
         key = self.recall(question.text)
         if isinstance(key, Unknown):
             (found,) = self.read([key])
@@ -249,7 +251,12 @@ class Verifier:
         return key
 
 
-def reached(question: Question, view: View) -> None:
-    """Raise ``InvalidFields`` if a question names a revision that the installation has not reached."""
-    if view.position < question.at_least:
-        raise InvalidFields([Violation("consistency.at_least_as_fresh", "names a revision that does not exist")])
+def reached(question: Question, view: View) -> bool:
+    """Return whether a view includes the revision that a question names."""
+    return view.position >= question.at_least.revision
+
+
+def unknown_change() -> InvalidFields:
+    """Return the error for a question that names a change which is not in the log."""
+    message = "names a change that this installation does not have; it was lost if a backup has been restored"
+    return InvalidFields([Violation("consistency.at_least_as_fresh", message)])

@@ -148,6 +148,28 @@ def test_an_older_backup_is_restored(own_scene: Scene) -> None:
     scene.becomes(kept.key, "REVOKED")
 
 
+def test_an_older_backup_is_restored_and_the_log_has_grown(own_scene: Scene) -> None:
+    """If the log went back and has new events at the lost revisions, everything is evicted all the same."""
+    scene = own_scene
+    doomed, good = scene.create(), scene.create()
+    backup, target = copied(scene.service), scene.service.target
+    for _ in range(3):
+        scene.create()
+    scene.open(**QUICK)
+    scene.remembered(doomed.key, good.key)
+    assert scene.service.stop() == 0
+    restore(scene.service, backup)
+    scene.service.start()  # at an address that no client knows
+    scene.service.revoke(doomed.api_key.id)
+    for _ in range(5):
+        scene.create()
+    assert scene.service.stop() == 0
+    scene.becomes(good.key, "unavailable")
+    scene.service.start(listen=target)
+    scene.remembered(good.key)  # so a stream that was opened since is up to date
+    assert scene.code(doomed.key) == "REVOKED"
+
+
 def test_the_verifiers_own_key_is_revoked(scene: Scene) -> None:
     """A verifier whose own key is refused gives no answers, not even cached ones."""
     key = scene.create().key

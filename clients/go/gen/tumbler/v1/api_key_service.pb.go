@@ -1496,7 +1496,8 @@ type Consistency_MinimizeLatency struct {
 type Consistency_AtLeastAsFresh struct {
 	// Optional. at_least_as_fresh is a consistency_token:
 	// the answer is no older than the change that returned it.
-	// A token that this installation did not issue is INVALID_ARGUMENT.
+	// A token that this installation did not issue is INVALID_ARGUMENT,
+	// and so is one of a change that the restore of a backup has undone.
 	AtLeastAsFresh string `protobuf:"bytes,2,opt,name=at_least_as_fresh,json=atLeastAsFresh,proto3,oneof"`
 }
 
@@ -1928,6 +1929,7 @@ type WatchRequest struct {
 	// or any consistency_token.
 	// Empty: from now on, that is, after every change that returned before the call began.
 	// A cursor that this installation did not issue is INVALID_ARGUMENT.
+	// After one of a change that the restore of a backup has undone, the stream begins with a reset.
 	StartCursor string `protobuf:"bytes,2,opt,name=start_cursor,json=startCursor,proto3" json:"start_cursor,omitempty"`
 	// Optional. heartbeat_interval is the longest silence of a stream that is up to date.
 	// Unset: 5 s. At least 1 s, at most 1 h.
@@ -2000,7 +2002,7 @@ type WatchResponse struct {
 	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// reset says that changes before cursor cannot be delivered.
 	// Either start_cursor is older than the events that are kept,
-	// or it is not from this log because an older backup was restored,
+	// or it names a change that the restore of a backup has undone,
 	// or the server lost its own position.
 	// Drop your whole cache, and cache no answer of Verify that is older than cursor.
 	// The stream continues from there.

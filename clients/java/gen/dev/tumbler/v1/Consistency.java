@@ -134,7 +134,8 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * Optional. at_least_as_fresh is a consistency_token:
    * the answer is no older than the change that returned it.
-   * A token that this installation did not issue is INVALID_ARGUMENT.
+   * A token that this installation did not issue is INVALID_ARGUMENT,
+   * and so is one of a change that the restore of a backup has undone.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -147,7 +148,8 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * Optional. at_least_as_fresh is a consistency_token:
    * the answer is no older than the change that returned it.
-   * A token that this installation did not issue is INVALID_ARGUMENT.
+   * A token that this installation did not issue is INVALID_ARGUMENT,
+   * and so is one of a change that the restore of a backup has undone.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -174,7 +176,8 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * Optional. at_least_as_fresh is a consistency_token:
    * the answer is no older than the change that returned it.
-   * A token that this installation did not issue is INVALID_ARGUMENT.
+   * A token that this installation did not issue is INVALID_ARGUMENT,
+   * and so is one of a change that the restore of a backup has undone.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -740,7 +743,8 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -754,7 +758,8 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -782,7 +787,8 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -811,7 +817,8 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -830,7 +837,8 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -848,7 +856,8 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>

@@ -43,7 +43,8 @@ public interface ConsistencyOrBuilder extends
    * <pre>
    * Optional. at_least_as_fresh is a consistency_token:
    * the answer is no older than the change that returned it.
-   * A token that this installation did not issue is INVALID_ARGUMENT.
+   * A token that this installation did not issue is INVALID_ARGUMENT,
+   * and so is one of a change that the restore of a backup has undone.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -54,7 +55,8 @@ public interface ConsistencyOrBuilder extends
    * <pre>
    * Optional. at_least_as_fresh is a consistency_token:
    * the answer is no older than the change that returned it.
-   * A token that this installation did not issue is INVALID_ARGUMENT.
+   * A token that this installation did not issue is INVALID_ARGUMENT,
+   * and so is one of a change that the restore of a backup has undone.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -65,7 +67,8 @@ public interface ConsistencyOrBuilder extends
    * <pre>
    * Optional. at_least_as_fresh is a consistency_token:
    * the answer is no older than the change that returned it.
-   * A token that this installation did not issue is INVALID_ARGUMENT.
+   * A token that this installation did not issue is INVALID_ARGUMENT,
+   * and so is one of a change that the restore of a backup has undone.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>

@@ -104,6 +104,7 @@ private static final long serialVersionUID = 0L;
    * or any consistency_token.
    * Empty: from now on, that is, after every change that returned before the call began.
    * A cursor that this installation did not issue is INVALID_ARGUMENT.
+   * After one of a change that the restore of a backup has undone, the stream begins with a reset.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -128,6 +129,7 @@ private static final long serialVersionUID = 0L;
    * or any consistency_token.
    * Empty: from now on, that is, after every change that returned before the call began.
    * A cursor that this installation did not issue is INVALID_ARGUMENT.
+   * After one of a change that the restore of a backup has undone, the stream begins with a reset.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -692,6 +694,7 @@ private static final long serialVersionUID = 0L;
      * or any consistency_token.
      * Empty: from now on, that is, after every change that returned before the call began.
      * A cursor that this installation did not issue is INVALID_ARGUMENT.
+     * After one of a change that the restore of a backup has undone, the stream begins with a reset.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -715,6 +718,7 @@ private static final long serialVersionUID = 0L;
      * or any consistency_token.
      * Empty: from now on, that is, after every change that returned before the call began.
      * A cursor that this installation did not issue is INVALID_ARGUMENT.
+     * After one of a change that the restore of a backup has undone, the stream begins with a reset.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -739,6 +743,7 @@ private static final long serialVersionUID = 0L;
      * or any consistency_token.
      * Empty: from now on, that is, after every change that returned before the call began.
      * A cursor that this installation did not issue is INVALID_ARGUMENT.
+     * After one of a change that the restore of a backup has undone, the stream begins with a reset.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -759,6 +764,7 @@ private static final long serialVersionUID = 0L;
      * or any consistency_token.
      * Empty: from now on, that is, after every change that returned before the call began.
      * A cursor that this installation did not issue is INVALID_ARGUMENT.
+     * After one of a change that the restore of a backup has undone, the stream begins with a reset.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -776,6 +782,7 @@ private static final long serialVersionUID = 0L;
      * or any consistency_token.
      * Empty: from now on, that is, after every change that returned before the call began.
      * A cursor that this installation did not issue is INVALID_ARGUMENT.
+     * After one of a change that the restore of a backup has undone, the stream begins with a reset.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>

@@ -36,6 +36,7 @@ public interface WatchRequestOrBuilder extends
    * or any consistency_token.
    * Empty: from now on, that is, after every change that returned before the call began.
    * A cursor that this installation did not issue is INVALID_ARGUMENT.
+   * After one of a change that the restore of a backup has undone, the stream begins with a reset.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -48,6 +49,7 @@ public interface WatchRequestOrBuilder extends
    * or any consistency_token.
    * Empty: from now on, that is, after every change that returned before the call began.
    * A cursor that this installation did not issue is INVALID_ARGUMENT.
+   * After one of a change that the restore of a backup has undone, the stream begins with a reset.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>

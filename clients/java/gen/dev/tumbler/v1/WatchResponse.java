@@ -168,7 +168,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * reset says that changes before cursor cannot be delivered.
    * Either start_cursor is older than the events that are kept,
-   * or it is not from this log because an older backup was restored,
+   * or it names a change that the restore of a backup has undone,
    * or the server lost its own position.
    * Drop your whole cache, and cache no answer of Verify that is older than cursor.
    * The stream continues from there.
@@ -1136,7 +1136,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * reset says that changes before cursor cannot be delivered.
      * Either start_cursor is older than the events that are kept,
-     * or it is not from this log because an older backup was restored,
+     * or it names a change that the restore of a backup has undone,
      * or the server lost its own position.
      * Drop your whole cache, and cache no answer of Verify that is older than cursor.
      * The stream continues from there.
@@ -1153,7 +1153,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * reset says that changes before cursor cannot be delivered.
      * Either start_cursor is older than the events that are kept,
-     * or it is not from this log because an older backup was restored,
+     * or it names a change that the restore of a backup has undone,
      * or the server lost its own position.
      * Drop your whole cache, and cache no answer of Verify that is older than cursor.
      * The stream continues from there.
@@ -1174,7 +1174,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * reset says that changes before cursor cannot be delivered.
      * Either start_cursor is older than the events that are kept,
-     * or it is not from this log because an older backup was restored,
+     * or it names a change that the restore of a backup has undone,
      * or the server lost its own position.
      * Drop your whole cache, and cache no answer of Verify that is older than cursor.
      * The stream continues from there.

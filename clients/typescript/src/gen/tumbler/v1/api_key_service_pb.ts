@@ -793,7 +793,8 @@ export type Consistency = Message<"tumbler.v1.Consistency"> & {
     /**
      * Optional. at_least_as_fresh is a consistency_token:
      * the answer is no older than the change that returned it.
-     * A token that this installation did not issue is INVALID_ARGUMENT.
+     * A token that this installation did not issue is INVALID_ARGUMENT,
+     * and so is one of a change that the restore of a backup has undone.
      *
      * @generated from field: string at_least_as_fresh = 2;
      */
@@ -1099,6 +1100,7 @@ export type WatchRequest = Message<"tumbler.v1.WatchRequest"> & {
    * or any consistency_token.
    * Empty: from now on, that is, after every change that returned before the call began.
    * A cursor that this installation did not issue is INVALID_ARGUMENT.
+   * After one of a change that the restore of a backup has undone, the stream begins with a reset.
    *
    * @generated from field: string start_cursor = 2;
    */
@@ -1147,7 +1149,7 @@ export type WatchResponse = Message<"tumbler.v1.WatchResponse"> & {
   /**
    * reset says that changes before cursor cannot be delivered.
    * Either start_cursor is older than the events that are kept,
-   * or it is not from this log because an older backup was restored,
+   * or it names a change that the restore of a backup has undone,
    * or the server lost its own position.
    * Drop your whole cache, and cache no answer of Verify that is older than cursor.
    * The stream continues from there.
