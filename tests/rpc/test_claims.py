@@ -199,7 +199,9 @@ class TestRefused:
         assert sent.path == "/hook/new"
         assert claim(mailing, sent.data["claim_token"]).key
 
-    @pytest.mark.parametrize("how", ["empty", "garbage", "cut", "changed", "key", "page", "huge", "other peppers"])
+    @pytest.mark.parametrize(
+        "how", ["empty", "garbage", "cut", "padded", "respelled", "changed", "key", "page", "huge", "other peppers"]
+    )
     def test_no_token_of_ours(self, mailing: World, receiver: Receiver, how: str) -> None:
         """A token that is not signed with this installation's peppers is UNAUTHENTICATED, always in the same way."""
         created, token = due(mailing, receiver)
@@ -211,6 +213,8 @@ class TestRefused:
             "empty": "",
             "garbage": "claim_ghi.jkl",
             "cut": token[:-1],
+            "padded": token + "=",
+            "respelled": token[:-1] + chr(ord(token[-1]) + 1),  # the same bytes: this bit is not used
             "changed": token[:8] + ("A" if token[8] != "A" else "B") + token[9:],
             "key": created.key,
             "page": "claim_" + mailing.core.servicer._tokens.consistency(1),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import itsdangerous
 
 from tumbler_server.errors import ClaimTokenInvalid, WebhooksNeedPepper
+from tumbler_server.secrets import signing
 from tumbler_server.secrets.pepper import Pepper
 
 PREFIX = "claim_"
@@ -39,9 +40,9 @@ class ClaimTokens:
     def read(self, token: str) -> tuple[str, int]:
         """Return the key id and the revision that a token names. Raises ``ClaimTokenInvalid``."""
         try:
-            if self._serializer is None or len(token) > _LONGEST or not token.startswith(PREFIX):
+            if self._serializer is None or not token.startswith(PREFIX):
                 raise itsdangerous.BadData("no token")
-            key_id, due_revision = self._serializer.loads(token[len(PREFIX) :])
+            key_id, due_revision = signing.loads(self._serializer, token[len(PREFIX) :], _LONGEST)
         except itsdangerous.BadData:
             raise ClaimTokenInvalid from None
         return str(key_id), int(due_revision)

@@ -10,11 +10,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import itsdangerous
 
 from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.secrets import signing
 from tumbler_server.store.database import Store
 
 _LONGEST = 4_096
@@ -52,7 +53,7 @@ class OpaqueTokens:
     def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str, int]:
         """Return the sort value and id after which a page begins, and the keys to skip. Raises ``InvalidFields``."""
         try:
-            found, value, key_id, *skip = _loaded(self._pages, token)  # older tokens have no skip
+            found, value, key_id, *skip = signing.loads(self._pages, token, _LONGEST)  # older tokens have no skip
         except itsdangerous.BadData:
             raise InvalidFields([Violation("page_token", "was not issued by this service, or was changed")]) from None
         if found != fingerprint:
@@ -65,7 +66,7 @@ class OpaqueTokens:
         It need not be in this history.
         """
         try:
-            revision, mark = _loaded(self._revisions, token)
+            revision, mark = signing.loads(self._revisions, token, _LONGEST)
         except (itsdangerous.BadData, TypeError):  # older tokens have no mark
             raise InvalidFields([Violation(field, "was not issued by this installation, or was changed")]) from None
         return Point(revision, mark)
@@ -84,16 +85,6 @@ def open_opaque_tokens(store: Store, mark: Callable[[int], str]) -> OpaqueTokens
     """Return the tokens of the installation that owns this database. ``mark`` is its lineage's."""
     ((secret,),) = store.read("SELECT token_secret FROM installation WHERE id = 1")
     return OpaqueTokens(bytes(secret), mark)
-
-
-def _loaded(serializer: itsdangerous.URLSafeSerializer, token: str) -> Any:
-    """Return what a token holds. Raises ``BadData`` unless it is exactly as it was issued."""
-    if len(token) > _LONGEST:
-        raise itsdangerous.BadData("too long")
-    found = serializer.loads(token)
-    if serializer.dumps(found) != token:  # base64 has several ways to write the same bytes
-        raise itsdangerous.BadData("not as issued")
-    return found
 
 
 def _serializer(secret: bytes, salt: str) -> itsdangerous.URLSafeSerializer:
