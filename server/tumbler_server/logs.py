@@ -13,9 +13,17 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
-import structlog
-
 from tumbler import keyformat
+
+# structlog imports rich for a renderer that we do not use: an eighth of the start of each process.
+_RICH = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]  # as if it were not installed
+import structlog  # noqa: E402
+
+if _RICH is None:
+    del sys.modules["rich"]
+else:
+    sys.modules["rich"] = _RICH
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("console", "json")
@@ -27,6 +35,9 @@ _SECRET = re.compile(
 )
 
 REDACTED = "[redacted]"
+
+get_logger = structlog.get_logger
+"""Returns a logger. All modules take theirs from here."""
 
 
 def redact(value: Any) -> Any:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Metric, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from tumbler_server import logs
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.limits import MIB
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 VERDICTS = Counter("tumbler_verdicts", "Verdicts given by Verify and BatchVerify.", ["code"])
 RECORD_READS = Counter("tumbler_record_reads", "Key records read from the database to verify keys.")

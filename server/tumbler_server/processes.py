@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import structlog
+from tumbler_server import logs
 
 _GONE = {signal.SIGHUP} if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else set()
 
@@ -47,7 +47,7 @@ _ENOUGH = 5.0
 # With our own path: `-m` would put the current folder first, and so whatever is in it.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main()"
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Process:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import grpc
-import structlog
 
 from tumbler.v1 import api_key_service_pb2
-from tumbler_server import limits, shares
+from tumbler_server import limits, logs, shares
 from tumbler_server.clock import SECOND, Clock, monotonic, system_clock
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError
@@ -117,7 +116,7 @@ _OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
 )
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 Closable = TypeVar("Closable", bound="SupportsClose")
 

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.multiprocess import mark_process_dead
 
-from tumbler_server import metrics
+from tumbler_server import logs, metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import SetupError
 from tumbler_server.freshness.board import board_file
@@ -24,7 +23,7 @@ from tumbler_server.ports import reserved
 from tumbler_server.processes import ENDING, LOST, READY, Ending, Patience, Process, explain_end
 from tumbler_server.worker import Job
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[], None]) -> None:

@@ -3,9 +3,7 @@
 import threading
 from typing import Any
 
-import structlog
-
-from tumbler_server import clock
+from tumbler_server import clock, logs
 from tumbler_server.clock import MINUTE, SECOND, Clock
 
 AGAIN = MINUTE
@@ -15,7 +13,7 @@ QUIET = 5 * SECOND
 """How long nothing must have failed before a success ends the trouble. Otherwise, alternating failures and successes
 would log a line each."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Trouble:

@@ -2,9 +2,8 @@
 
 import threading
 
-import structlog
-
 from tumbler_server import clock as clocks
+from tumbler_server import logs
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.events import kept, log
 from tumbler_server.events.log import Link
@@ -20,7 +19,7 @@ FIRST = 1.0
 BATCH = 500
 """Events that one transaction removes at the most, since other writers wait for it: some 30 ms on SQLite."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Retention:

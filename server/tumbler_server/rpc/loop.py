@@ -20,16 +20,15 @@ from concurrent import futures
 from typing import Any, TypeVar
 
 import grpc
-import structlog
 from grpc._cython import cygrpc
 
-from tumbler_server import shares
+from tumbler_server import logs, shares
 from tumbler_server.errors import SetupError
 from tumbler_server.rpc.headers import Headers
 
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 TURN = 0.001
 """Seconds that a thread may keep the interpreter while the loop waits for it. Callers would notice Python's 5 ms."""

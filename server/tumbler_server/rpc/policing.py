@@ -14,9 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import structlog
-
-from tumbler_server import metrics, shares
+from tumbler_server import logs, metrics, shares
 from tumbler_server.rpc import sockets
 from tumbler_server.rpc.shedding import Shedding, end_of_peer
 from tumbler_server.rpc.sockets import End
@@ -55,7 +53,7 @@ _OLD = 1.0
 _THREADS = "/proc/self/task"
 _TRAFFIC, _TRAFFIC_6 = Path("/proc/self/net/netstat"), Path("/proc/self/net/snmp6")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Readers:

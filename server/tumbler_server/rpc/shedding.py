@@ -16,9 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
-import structlog
-
-from tumbler_server import metrics, shares
+from tumbler_server import logs, metrics, shares
 from tumbler_server.rpc import sockets
 from tumbler_server.rpc.auth import peer_address
 from tumbler_server.rpc.sockets import End
@@ -51,7 +49,7 @@ _PAUSE = 0.02
 
 _CUT_AT_ONCE = 64
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def shut_down(port: int, ends: Collection[End]) -> int:

@@ -8,13 +8,12 @@ import contextlib
 from typing import NamedTuple, NoReturn, Protocol
 
 import grpc
-import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from tumbler.v1 import error_reason_pb2
-from tumbler_server import errors
+from tumbler_server import errors, logs
 from tumbler_server.logs import places
 
 DOMAIN = "tumbler.dev"
@@ -76,7 +75,7 @@ PATIENCE = 5.0
 
 _DETAILS = "grpc-status-details-bin"
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def abort(context: grpc.ServicerContext, failure: BaseException, method: str) -> NoReturn:

@@ -5,9 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-import structlog
-
-from tumbler_server import calls, clock
+from tumbler_server import calls, clock, logs
 from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import CallerGone, StoreUnavailable
@@ -24,7 +22,7 @@ So short turns use at most a tenth of the database and the processors."""
 _LAST = 1.0
 """Seconds for releasing the lease at shutdown. If that fails, the lease expires by itself."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Duty(Protocol):

@@ -22,9 +22,8 @@ Verdicts are not given by this time: a key expires by the clock of the server th
 import threading
 from typing import NamedTuple
 
-import structlog
-
 from tumbler_server import clock as clocks
+from tumbler_server import logs
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND, Clock, rfc3339
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
@@ -59,7 +58,7 @@ _LEAPT = (
     "FROM clock c, log_head h WHERE c.id = 1 AND h.id = 1"
 )
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Mark(NamedTuple):

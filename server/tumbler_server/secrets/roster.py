@@ -17,9 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 import peewee
-import structlog
 
-from tumbler_server import calls
+from tumbler_server import calls, logs
 from tumbler_server import clock as clocks
 from tumbler_server.calls import Call
 from tumbler_server.clock import MINUTE, Clock
@@ -59,7 +58,7 @@ SELECT id FROM found WHERE id IS NOT NULL ORDER BY number
 """The ids of the peppers that keys are signed under, at most a given number.
 It takes one index lookup for each id, however many keys there are."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def signed_under(store: Store) -> list[str]:

@@ -28,8 +28,8 @@ from urllib.parse import unquote
 import apsw
 import peewee
 import psycopg
-import structlog
 
+from tumbler_server import logs
 from tumbler_server.clock import SECOND
 from tumbler_server.defaults import DATABASE_TIMEOUT
 from tumbler_server.errors import CallerGone, Cause, SetupError, StoreUnavailable
@@ -93,7 +93,7 @@ _UNDONE = frozenset({Cause.FULL, Cause.READ_ONLY})
 _OF_ALL = frozenset({Cause.AWAY, Cause.CROWDED, Cause.STOPPING, Cause.REFUSED})
 """Causes that affect reads too, even if a write met them first."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Store:

@@ -6,15 +6,13 @@ thirds of the span stops acting. So wall clocks and clock skew between servers d
 suspended and resumes finds in its next transaction (``guard``) that another process holds the lease.
 """
 
-import structlog
-
-from tumbler_server import clock
+from tumbler_server import clock, logs
 from tumbler_server.clock import Clock
 from tumbler_server.defaults import SCHEDULER_LEASE
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import LeaseRow
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class LeaseLost(Exception):

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import peewee
 import psycopg
-import structlog
 from playhouse.cockroachdb import CockroachDatabase
 
+from tumbler_server import logs
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable
 from tumbler_server.store.bound import GRACE, Bound
 from tumbler_server.store.failures import Understood, understand
@@ -55,7 +55,7 @@ _LOOK = 0.05
 _TRICKLE = 0.5
 """Seconds past the bound for an answer that has begun to arrive."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Silent(psycopg.OperationalError):

@@ -11,9 +11,9 @@ from typing import Any
 
 import apsw
 import peewee
-import structlog
 from playhouse.apsw_ext import APSWDatabase
 
+from tumbler_server import logs
 from tumbler_server.errors import SetupError
 from tumbler_server.store.bound import Bound
 from tumbler_server.store.failures import Understood, understand
@@ -30,7 +30,7 @@ _POLL, _URGENT_POLL = 0.001, 0.0005
 _STEPS = 100_000
 """Steps of SQLite's virtual machine, some milliseconds, between two looks at the clock."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has no types

@@ -18,10 +18,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from tumbler_server import clock as clocks
-from tumbler_server import metrics
+from tumbler_server import logs, metrics
 from tumbler_server.clock import NEVER, SECOND, Clock
 from tumbler_server.errors import ReaderTooSlow, ServerStopping, own
 from tumbler_server.events.ring import SIZE
@@ -56,7 +54,7 @@ _CONFIRM = "confirm"
 _NEVER_MET = -1
 """Not a number of resets of any tail."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)

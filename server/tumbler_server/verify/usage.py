@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import peewee
-import structlog
 
-from tumbler_server import calls, clock
+from tumbler_server import calls, clock, logs
 from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.limits import USE_NOTES
@@ -50,7 +49,7 @@ WITH noted AS (
 UPDATE api_key SET last_used_time = GREATEST(api_key.last_used_time, noted.at) FROM noted WHERE api_key.id = noted.id
 """  # noqa: S608 - no input in it
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Usage:

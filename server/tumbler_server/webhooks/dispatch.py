@@ -14,9 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import structlog
-
-from tumbler_server import metrics
+from tumbler_server import logs, metrics
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.limits import WEBHOOKS_SENT
 from tumbler_server.secrets.vault import CannotOpen
@@ -63,7 +61,7 @@ _COUNTED = {
 Post = Callable[[str, bytes, Mapping[str, str], str], HttpResponse]
 """Posts a body with headers to a URL, for a project. Raises ``PostFailed``."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class _Underway(NamedTuple):

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
-
+from tumbler_server import logs
 from tumbler_server.clock import DAY, NEVER, Clock
 from tumbler_server.events import log
 from tumbler_server.events.log import Event
@@ -35,7 +34,7 @@ _INSERT = (
 
 _PLACE = "SELECT o.revision, h.revision FROM outbox o, log_head h WHERE o.id = 1 AND h.id = 1"
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Outbox:

@@ -1,8 +1,7 @@
 """Hourly upkeep of webhooks: remove old deliveries and unused endpoints, and reseal secrets under the newest pepper."""
 
-import structlog
-
 from tumbler_server import clock as clocks
+from tumbler_server import logs
 from tumbler_server.clock import DAY, HOUR, NEVER, Clock
 from tumbler_server.events import history
 from tumbler_server.secrets.vault import CannotOpen
@@ -34,7 +33,7 @@ _LOOK = f"SELECT id, unused_time, {_USED} FROM webhook_endpoint e WHERE id > ? O
 _MARK = "UPDATE webhook_endpoint SET unused_time = ? WHERE id = ?"
 _FORGET = f"DELETE FROM webhook_endpoint AS e WHERE e.id = ? AND NOT {_USED}"  # noqa: S608
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Upkeep:

@@ -3,8 +3,8 @@
 import time
 
 import peewee
-import structlog
 
+from tumbler_server import logs
 from tumbler_server.clock import NEVER
 from tumbler_server.store.database import COCKROACHDB, SQLITE
 
@@ -83,7 +83,7 @@ _POSTGRESQL_TRIGGERS = (
     """,
 )
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def apply(dialect: str, db: peewee.Database) -> None:

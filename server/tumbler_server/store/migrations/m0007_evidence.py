@@ -11,8 +11,8 @@ import zlib
 from typing import Any
 
 import peewee
-import structlog
 
+from tumbler_server import logs
 from tumbler_server.store.database import COCKROACHDB, SQLITE
 
 _COLUMNS = (
@@ -26,7 +26,7 @@ _RECORDED = 13
 _BATCH = 1_000
 _SAY_EVERY = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def apply(dialect: str, db: peewee.Database) -> None:
