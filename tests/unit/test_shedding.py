@@ -112,7 +112,7 @@ def test_who_was_let_in_is_refused_at_once(cut: list[tuple[int, set[End]]]) -> N
 
 def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the maximum number of refusals is waiting, others are refused at once until there is room again."""
-    monkeypatch.setattr(shedding, "DELAY", (0.03, 0.05))
+    monkeypatch.setattr(shedding, "DELAY", (0.5, 0.6))
     monkeypatch.setattr(shares, "LATE_REFUSALS", shares.LATE_REFUSALS.__class__("late", 2, "calls", ""))
 
     async def run() -> None:
