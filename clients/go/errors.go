@@ -3,8 +3,6 @@ package tumbler
 import (
 	"errors"
 	"fmt"
-	"regexp"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,13 +49,11 @@ func classify(err error) error {
 	}
 }
 
-var keyAnywhere = regexp.MustCompile(strings.ReplaceAll(keyformat.Pattern.String(), `\b`, ""))
-
-// redacted returns the error of a call with its code, and with <key> in place of all in its text that looks like a key,
-// also where it is glued to other text: the text is the server's, or a proxy's. The details of the status are left out, since they can quote a key, too.
+// redacted returns the error of a call with its code, and with <key> in place of all in its text that looks like a key:
+// the text is the server's, or a proxy's. The details of the status are left out, since they can quote a key, too.
 func redacted(err error) error {
 	failed := status.Convert(err)
-	return status.Error(failed.Code(), keyAnywhere.ReplaceAllString(failed.Message(), "<key>"))
+	return status.Error(failed.Code(), keyformat.Pattern.ReplaceAllString(failed.Message(), "<key>"))
 }
 
 // shouldSplit reports whether half of a failed batch may succeed. It may not if the server is unreachable or refuses

@@ -363,7 +363,7 @@ func TestAKeyThatTheServerQuotesIsInNoErrorAndNoLog(t *testing.T) {
 		t.Run(code.String(), func(t *testing.T) {
 			w, stream := listening(t)
 			key := testKey(1, 'a')
-			quoting, err := status.New(code, ownKey+"_may not verify "+key).
+			quoting, err := status.New(code, ownKey+" may not verify "+key).
 				WithDetails(&tumblerv1.VerifyRequest{Key: key})
 			if err != nil {
 				t.Fatal(err)
@@ -371,14 +371,14 @@ func TestAKeyThatTheServerQuotesIsInNoErrorAndNoLog(t *testing.T) {
 			w.server.answer(func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) { return nil, quoting.Err() })
 			w.server.refuse = func(*tumblerv1.BatchVerifyRequest) error { return quoting.Err() }
 			w.end(stream, quoting.Err())
-			w.eventually("the end is logged", func() bool { return strings.Contains(w.logs.String(), "<key>_may not verify <key>") })
+			w.eventually("the end is logged", func() bool { return strings.Contains(w.logs.String(), "<key> may not verify <key>") })
 			var waiting sync.WaitGroup
 			for number := range 8 { // at least one is in a batch
 				waiting.Add(1)
 				go func() {
 					defer waiting.Done()
 					_, err := w.verifier.Verify(context.Background(), testKey(number, 'a'))
-					if status.Code(err) != code || !strings.Contains(err.Error(), "<key>_may not verify <key>") {
+					if status.Code(err) != code || !strings.Contains(err.Error(), "<key> may not verify <key>") {
 						t.Errorf("got %v", err)
 					}
 					if said := fmt.Sprintf("%+v %#v %v", err, err, status.Convert(err).Details()); strings.Contains(said, key) {

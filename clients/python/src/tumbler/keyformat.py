@@ -52,8 +52,6 @@ MAX_LENGTH: Final = 32 + 1 + ID_LENGTH + 1 + SECRET_LENGTH + CHECK_LENGTH
 PATTERN: Final = re.compile(r"\b[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?_[0-9A-Za-z]{16}_[0-9A-Za-z]{49}\b", re.ASCII)
 """Finds keys in other text, for secret scanners and log filters. It does not verify the check; `parse` does."""
 
-_ANYWHERE: Final = re.compile(PATTERN.pattern.replace(r"\b", ""), re.ASCII)
-
 # An underscore in the prefix is not ambiguous: the last 66 characters have a fixed length and one underscore.
 _WHOLE_KEY: Final = re.compile(
     rf"({PREFIX_PATTERN.pattern})_([0-9A-Za-z]{{{ID_LENGTH}}})"
@@ -115,8 +113,8 @@ def is_well_formed(text: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Return a text with ``<key>`` in place of all that looks like a key, also where it is glued to other text."""
-    return _ANYWHERE.sub("<key>", text)
+    """Return a text with ``<key>`` in place of all that looks like a key."""
+    return PATTERN.sub("<key>", text)
 
 
 def build(prefix: str, key_id: str, secret: str) -> str:

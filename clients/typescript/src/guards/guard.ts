@@ -1,6 +1,6 @@
 import { Code } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
-import { redacted } from "../keyformat.js";
+import { KEY_PATTERN } from "../keyformat.js";
 import { defaultLogger, type Logger, safeLogger } from "../logger.js";
 import type { ProjectId } from "../projects.js";
 import type { Verification } from "../verification.js";
@@ -144,7 +144,7 @@ export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "in
 
 /** Returns what may be logged of an error from other code. */
 export function described(error: unknown): string {
-  return redacted(String((error instanceof Error && error.stack) || error));
+  return String((error instanceof Error && error.stack) || error).replaceAll(KEY_PATTERN, "<key>");
 }
 
 // The address of a peer on the same link has a zone, which means nothing elsewhere. A Unix socket's peer has no

@@ -1207,7 +1207,7 @@ class VerifierTest {
             Stream stream = listening(options().apiKey(own).logger(noting(said)));
             Metadata trailers = new Metadata();
             trailers.put(Metadata.Key.of("note", Metadata.ASCII_STRING_MARSHALLER), KEY);
-            Status quoting = Status.fromCode(status).withDescription(own + "_may not verify " + KEY);
+            Status quoting = Status.fromCode(status).withDescription(own + " may not verify " + KEY);
             server.answer(request -> {
                 throw quoting.asRuntimeException(trailers);
             });
@@ -1215,13 +1215,13 @@ class VerifierTest {
                 throw quoting.asRuntimeException(trailers);
             });
             stream.fail(quoting);
-            until(() -> String.join("", said).contains("<key>_may not verify <key>"));
+            until(() -> String.join("", said).contains("<key> may not verify <key>"));
             List<CompletableFuture<Verification>> calls = IntStream.range(0, 8) // at least one is in a batch
                     .mapToObj(number -> verifier.verifyAsync(key(String.valueOf(number).repeat(16)), VerifyOptions.NONE))
                     .toList();
             for (CompletableFuture<Verification> call : calls) {
                 Throwable failure = failure(call);
-                assertTrue(failure.getMessage().contains(status + ": <key>_may not verify <key>"));
+                assertTrue(failure.getMessage().contains(status + ": <key> may not verify <key>"));
                 StringWriter trace = new StringWriter();
                 failure.printStackTrace(new PrintWriter(trace));
                 said.add(trace + " " + ((StatusRuntimeException) failure.getCause()).getTrailers());
