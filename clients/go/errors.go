@@ -6,12 +6,10 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"tumbler.dev/go/keyformat"
 )
 
 // The errors of Verify, to be tested with errors.Is. The returned error also wraps the cause, a gRPC status if there is
-// one: its code and its text. Each means that nothing was decided: deny the request, or retry. None contains a key.
+// one. Each means that nothing was decided: deny the request, or retry. None contains a key.
 var (
 	// ErrUnavailable: the server is unreachable, overloaded or does not answer in time, the context has ended, or the
 	// Verifier is closed. A retry may help.
@@ -38,7 +36,6 @@ var (
 
 // classify wraps the error of a failed call in one of the exported errors.
 func classify(err error) error {
-	err = redacted(err)
 	switch status.Code(err) {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return fmt.Errorf("%w: %w", ErrNotAllowed, err)
@@ -47,13 +44,6 @@ func classify(err error) error {
 	default:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-}
-
-// redacted returns the error of a call with its code, and with <key> in place of all in its text that looks like a key:
-// the text is the server's, or a proxy's. The details of the status are left out, since they can quote a key, too.
-func redacted(err error) error {
-	failed := status.Convert(err)
-	return status.Error(failed.Code(), keyformat.Pattern.ReplaceAllString(failed.Message(), "<key>"))
 }
 
 // shouldSplit reports whether half of a failed batch may succeed. It may not if the server is unreachable or refuses

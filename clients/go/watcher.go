@@ -129,7 +129,7 @@ func (w *watcher) streamEnded(ctx context.Context, err error, cursor string) err
 		w.cache.dropCursor(cursor)
 		w.detach()
 	}
-	return redacted(err)
+	return err
 }
 
 // detach keeps new callers from joining calls in flight, and has all keys of guarded streams verified again.

@@ -67,8 +67,6 @@ class FakeServer(ApiKeyServiceServicer):
         self.greets = True
         self.streams: list[FakeStream] = []
         self.refuses_streams: grpc.StatusCode | None = None
-        self.text = "as the test has it"
-        """What it says of each failure."""
         self._probed = ""
         self._under_way = self._most = 0
         self._held: dict[str, threading.Event] = {}
@@ -197,7 +195,7 @@ class FakeServer(ApiKeyServiceServicer):
         answer = self._answer(request)
         if (cursor and cursor == self.unknown_cursor) or request.client_ip == NONSENSE:
             self._leave()
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.text)
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
         self._leave()
         return answer
 
@@ -221,14 +219,14 @@ class FakeServer(ApiKeyServiceServicer):
             self.streams.append(stream)
             self._changed.notify_all()
         if request.start_cursor and request.start_cursor == self.unknown_cursor:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.text)
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
         if self.refuses_streams is not None:
-            context.abort(self.refuses_streams, self.text)
+            context.abort(self.refuses_streams, "as the test has it")
         context.add_callback(lambda: stream.messages.put(grpc.StatusCode.CANCELLED))
         while True:
             message = stream.messages.get()
             if isinstance(message, grpc.StatusCode):
-                context.abort(message, self.text)
+                context.abort(message, "as the test has it")
             yield message
 
     def _enter(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -237,7 +235,7 @@ class FakeServer(ApiKeyServiceServicer):
             self.calls.append(type(request).FromString(request.SerializeToString()))
             self._changed.notify_all()
             if self.failures:
-                context.abort(self.failures.pop(0), self.text)
+                context.abort(self.failures.pop(0), "as the test has it")
             self._under_way += 1
             self._most = max(self._most, self._under_way)
 

@@ -3,7 +3,6 @@
 import gc
 import logging
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -660,28 +659,6 @@ class TestCalls:
             verifier.verify(key)
         assert key not in str(raised.value)
         assert verifier.verify(key).valid
-
-    @pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INTERNAL])
-    def test_a_key_that_the_server_quotes(
-        self, fake: FakeServer, opened: Opened, status: grpc.StatusCode, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """If the server or a proxy quotes a key, errors, their tracebacks and the log do not."""
-        own, keys = key_of(99), [fake.knows(number) for number in range(1, 9)]
-        verifier = opened(api_key=own)
-        fake.text = f"{own} may not verify {', '.join(keys)}"
-        with caplog.at_level(logging.DEBUG):
-            fake.refuses_streams = status
-            fake.cut(status)
-            fake.failures = [status] * 8  # at least one is a batch's
-            said = []
-            for each in [verifier.begin(key) for key in keys]:
-                if failure := each.exception(PATIENCE):
-                    assert f"{status.name}: <key> may not verify <key>, <key>" in str(failure)
-                    said += traceback.format_exception(failure)
-            fake.until(lambda: "<key> may not verify" in caplog.text)
-        assert said
-        for key in (*keys, own):
-            assert key not in "".join(said) + caplog.text
 
     def test_invalid_request(self, fake: FakeServer, verifier: Any) -> None:
         """A demand of the wrong form is the caller's error, and cached keys stay cached."""

@@ -5,7 +5,6 @@ import os
 import time
 import weakref
 from collections.abc import Iterable
-from typing import Any
 
 import grpc
 
@@ -16,7 +15,7 @@ from tumbler._settings import Settings
 from tumbler._watcher import Watcher
 from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, Unavailable
-from tumbler.keyformat import MAX_LENGTH, is_well_formed, redacted
+from tumbler.keyformat import MAX_LENGTH, is_well_formed
 from tumbler.projects import AnyProject, ProjectId, projects_of
 from tumbler.verification import Verification
 
@@ -202,8 +201,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def status_of(error: Any) -> tuple[grpc.StatusCode, str]:
-    """Return how a call failed. The text is the server's, or a proxy's, and may quote a key."""
-    return error.code() or grpc.StatusCode.UNKNOWN, redacted(error.details() or "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from tumbler._base import LINGER, BaseVerifier, demand_of, status_of
+from tumbler._base import LINGER, BaseVerifier, demand_of
 from tumbler._batcher import Batch
 from tumbler._gevent import demand_none
 from tumbler._sessions import AdmittedKey
@@ -132,7 +132,7 @@ class Verifier(BaseVerifier):
             try:
                 response = await method(batch.request, **options)
             except grpc.RpcError as error:
-                status, detail = status_of(error)
+                status, detail = _status(error)
                 if status is grpc.StatusCode.DEADLINE_EXCEEDED:
                     self._reconnect()
                 batch = self._batcher.failed(batch, status, detail)
@@ -202,7 +202,7 @@ class Verifier(BaseVerifier):
                 if not self._watcher.handle(response):
                     return grpc.StatusCode.CANCELLED, LATE
         except grpc.RpcError as error:
-            return status_of(error)
+            return _status(error)
         finally:
             call.cancel()  # also cancels a pending read
 
@@ -211,3 +211,7 @@ def _seen(reading: "asyncio.Future[Any]") -> None:
     """Retrieve the exception of a read that no one awaits any more, or asyncio would log it."""
     if not reading.cancelled():
         reading.exception()
+
+
+def _status(error: Any) -> tuple[grpc.StatusCode, str]:
+    return error.code() or grpc.StatusCode.UNKNOWN, error.details() or ""

@@ -25,7 +25,6 @@ __all__ = [
     "checksum",
     "is_well_formed",
     "parse",
-    "redacted",
     "valid_prefix",
 ]
 
@@ -110,11 +109,6 @@ def is_well_formed(text: str) -> bool:
     except MalformedKey:
         return False
     return True
-
-
-def redacted(text: str) -> str:
-    """Return a text with ``<key>`` in place of all that looks like a key."""
-    return PATTERN.sub("<key>", text)
 
 
 def build(prefix: str, key_id: str, secret: str) -> str:

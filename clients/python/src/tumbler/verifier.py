@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from tumbler._base import LINGER, BaseVerifier, demand_of, status_of
+from tumbler._base import LINGER, BaseVerifier, demand_of
 from tumbler._batcher import Batch, Flight
 from tumbler._gevent import demand_grpc_knows
 from tumbler._sessions import AdmittedKey
@@ -158,7 +158,7 @@ class Verifier(BaseVerifier):
             self._send(self._failed(batch, call))
 
     def _failed(self, batch: Batch, error: Any) -> Batch | None:
-        status, detail = status_of(error)
+        status, detail = _status(error)
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             self._reconnect()
         return self._batcher.failed(batch, status, detail)
@@ -193,7 +193,7 @@ class Verifier(BaseVerifier):
                     self._stream_call.cancel()
                     return grpc.StatusCode.CANCELLED, LATE
         except grpc.RpcError as error:
-            return status_of(error)
+            return _status(error)
         except ValueError:
             return grpc.StatusCode.CANCELLED, "the channel is closed"
         return grpc.StatusCode.OK, "the server ended it"
@@ -256,3 +256,7 @@ class Verifier(BaseVerifier):
                 self._sessions.settle(admitted, turn, self._late())
             else:
                 self._rechecking.append((until, admitted, turn, flight))
+
+
+def _status(error: Any) -> tuple[grpc.StatusCode, str]:
+    return error.code() or grpc.StatusCode.UNKNOWN, error.details() or ""

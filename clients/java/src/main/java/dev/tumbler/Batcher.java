@@ -10,7 +10,6 @@ import dev.tumbler.v1.VerifyRequest;
 import dev.tumbler.v1.VerifyResponse;
 import io.grpc.Context;
 import io.grpc.Status;
-import io.grpc.StatusRuntimeException;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
 import java.util.ArrayDeque;
@@ -361,27 +360,14 @@ final class Batcher {
             return;
         }
         settle(batch, List.of());
-        Status told = redacted(status);
-        String said = said(told);
-        StatusRuntimeException cause = told.asRuntimeException(); // without the trailers, which can quote a key, too
+        String said = status.getCode() + (status.getDescription() == null ? "" : ": " + status.getDescription());
         TumblerException exception = switch (status.getCode()) {
             case UNAUTHENTICATED, PERMISSION_DENIED ->
-                new NotAllowedException("the server refused the verifier's own key: " + said, cause);
-            case INVALID_ARGUMENT -> new InvalidRequestException("the request is invalid: " + said, cause);
-            default -> new UnavailableException("the call to the server failed: " + said, cause);
+                new NotAllowedException("the server refused the verifier's own key: " + said, failure);
+            case INVALID_ARGUMENT -> new InvalidRequestException("the request is invalid: " + said, failure);
+            default -> new UnavailableException("the call to the server failed: " + said, failure);
         };
         batch.forEach(flight -> flight.answer.completeExceptionally(exception));
-    }
-
-    /** Returns a status whose text has no key. The text is the server's, or a proxy's, and may quote one. */
-    static Status redacted(Status status) {
-        String description = status.getDescription();
-        return description == null ? status : status.withDescription(KeyFormat.redacted(description));
-    }
-
-    /** Returns the code and the text of a status. */
-    static String said(Status status) {
-        return status.getCode() + (status.getDescription() == null ? "" : ": " + status.getDescription());
     }
 
     /**

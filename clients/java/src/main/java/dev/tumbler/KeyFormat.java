@@ -19,8 +19,6 @@ record KeyFormat(String prefix, String id) {
     private static final Pattern FORM =
             Pattern.compile("([a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?)_([0-9A-Za-z]{16})_[0-9A-Za-z]{49}");
 
-    private static final Pattern IN_TEXT = Pattern.compile("\\b" + FORM + "\\b");
-
     /**
      * Splits a key into its parts, after verifying its form and its check. Returns null if the text is not exactly one
      * key. The effort is bounded, however long the text is.
@@ -45,11 +43,6 @@ record KeyFormat(String prefix, String id) {
         return length <= ID_TO_END || length > MAX_LENGTH
                 ? null
                 : text.substring(length - ID_TO_END, length - SECRET_TO_END - 1);
-    }
-
-    /** Returns the text with {@code <key>} in place of all that looks like a key. */
-    static String redacted(String text) {
-        return IN_TEXT.matcher(text).replaceAll("<key>");
     }
 
     /** Returns the check of a text: its CRC-32 as six base62 digits, most significant first. */

@@ -217,7 +217,12 @@ final class Watcher {
             } finally {
                 lock.unlock();
             }
-            log.log(level, "the stream broke and will be reopened: {0}", Batcher.said(Batcher.redacted(status)));
+            log.log(
+                    level,
+                    "the stream broke and will be reopened: {0}",
+                    status.getDescription() == null
+                            ? status.getCode()
+                            : status.getCode() + ": " + status.getDescription());
             return true;
         }
 

@@ -20,12 +20,7 @@ import dev.tumbler.v1.VerifyCode;
 import dev.tumbler.v1.VerifyRequest;
 import dev.tumbler.v1.VerifyResponse;
 import io.grpc.Context;
-import io.grpc.Metadata;
 import io.grpc.Status;
-import io.grpc.StatusRuntimeException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
-import java.text.MessageFormat;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
@@ -36,11 +31,8 @@ import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.Queue;
-import java.util.ResourceBundle;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
@@ -1194,64 +1186,6 @@ class VerifierTest {
             TumblerException failure = assertThrows(kind, () -> verifier.verify(KEY));
             assertTrue(failure.getMessage().contains("why"));
             assertFalse(failure.toString().contains(KEY));
-        }
-
-        @ParameterizedTest
-        @EnumSource(
-                value = Status.Code.class,
-                names = {"UNAUTHENTICATED", "INVALID_ARGUMENT", "INTERNAL"})
-        @DisplayName("A key that the server or a proxy quotes is in no exception, in no trace of one, and in no log.")
-        void quoted(Status.Code status) {
-            String own = key("f".repeat(16));
-            Queue<String> said = new ConcurrentLinkedQueue<>();
-            Stream stream = listening(options().apiKey(own).logger(noting(said)));
-            Metadata trailers = new Metadata();
-            trailers.put(Metadata.Key.of("note", Metadata.ASCII_STRING_MARSHALLER), KEY);
-            Status quoting = Status.fromCode(status).withDescription(own + " may not verify " + KEY);
-            server.answer(request -> {
-                throw quoting.asRuntimeException(trailers);
-            });
-            server.refuse(batch -> {
-                throw quoting.asRuntimeException(trailers);
-            });
-            stream.fail(quoting);
-            until(() -> String.join("", said).contains("<key> may not verify <key>"));
-            List<CompletableFuture<Verification>> calls = IntStream.range(0, 8) // at least one is in a batch
-                    .mapToObj(number -> verifier.verifyAsync(key(String.valueOf(number).repeat(16)), VerifyOptions.NONE))
-                    .toList();
-            for (CompletableFuture<Verification> call : calls) {
-                Throwable failure = failure(call);
-                assertTrue(failure.getMessage().contains(status + ": <key> may not verify <key>"));
-                StringWriter trace = new StringWriter();
-                failure.printStackTrace(new PrintWriter(trace));
-                said.add(trace + " " + ((StatusRuntimeException) failure.getCause()).getTrailers());
-            }
-            assertFalse(String.join("", said).contains(KEY));
-            assertFalse(String.join("", said).contains(own));
-        }
-
-        private static System.Logger noting(Queue<String> said) {
-            return new System.Logger() {
-                @Override
-                public String getName() {
-                    return "noting";
-                }
-
-                @Override
-                public boolean isLoggable(Level level) {
-                    return true;
-                }
-
-                @Override
-                public void log(Level level, ResourceBundle bundle, String text, Throwable thrown) {
-                    said.add(text + thrown);
-                }
-
-                @Override
-                public void log(Level level, ResourceBundle bundle, String format, Object... params) {
-                    said.add(MessageFormat.format(format, params));
-                }
-            };
         }
 
         @Test
