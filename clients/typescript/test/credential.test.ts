@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type RequestListener, request } from "node:http";
-import { type AddressInfo, connect } from "node:net";
+import type { AddressInfo } from "node:net";
 import test, { type TestContext } from "node:test";
 import { createContextValues } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -119,17 +119,6 @@ async function serve(t: TestContext, listener: RequestListener): Promise<Address
   return server.address() as AddressInfo;
 }
 
-/** Sends a request with so many headers before its credentials, and returns the status line. */
-async function askWithMany({ port }: AddressInfo, headers: number, ...credentials: string[]): Promise<string> {
-  const socket = connect(port, "127.0.0.1");
-  const lines = ["POST /tumbler.v1.ApiKeyService/Get HTTP/1.1", "Host: 127.0.0.1", "Connection: close"];
-  lines.push("Content-Type: application/json", "Content-Length: 2", ...Array<string>(headers).fill("a: b"));
-  socket.write([...lines, ...credentials, "", "{}"].join("\r\n"));
-  let answer = "";
-  for await (const part of socket) answer += String(part);
-  return answer.slice(0, answer.indexOf("\r\n"));
-}
-
 /** Sends a request with exactly these headers, and returns the status. */
 async function ask({ port }: AddressInfo, headers: readonly Header[]): Promise<number | undefined> {
   const all: Header[] = [
@@ -160,29 +149,6 @@ for (const [service, start] of Object.entries(SERVICES)) {
     }
   });
 }
-
-for (const [service, start] of Object.entries(SERVICES)) {
-  test(`${service}: a request of which Node may have left out a credential is refused`, async (t) => {
-    const verifier = new Recorder();
-    const address = await start(t, verifier.real, SILENT);
-    const [one, two] = ["x-api-key: good", "x-api-key: other"];
-    assert.match(await askWithMany(address, 900, one), / 200 /);
-    assert.match(await askWithMany(address, 900, one, two), / 401 /);
-    for (const headers of [995, 996, 1_000, 1_030, 1_500]) {
-      assert.match(await askWithMany(address, headers, one), / 401 /); // it could be that there was another one
-      assert.match(await askWithMany(address, headers, one, two), / 401 /);
-    }
-    assert.deepEqual(verifier.asked, ["good"]);
-  });
-}
-
-test("how many headers Node passes on can be set", () => {
-  const rawHeaders = [...Array<string>(198).fill("a"), "x-api-key", "good"];
-  const found = (maxHeadersCount?: number | null) =>
-    credentialOf(nodeHeaders({ headers: {}, rawHeaders, socket: { server: { maxHeadersCount } } }));
-  for (const most of [undefined, null, 0, 101]) assert.deepEqual(found(most), { credential: "good" });
-  for (const most of [100, 99]) assert.deepEqual(found(most), { refused: "ambiguous" });
-});
 
 for (const contextValues of [undefined, createContextValues]) {
   test("connect: without withPeer nobody passes, and the log says why", async (t) => {

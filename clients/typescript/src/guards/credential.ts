@@ -46,21 +46,11 @@ export interface NodeHeaders {
   readonly headers: IncomingHttpHeaders;
   /** Raw names and values in turn. In `headers`, Node has joined repeated headers, or dropped all but one. */
   readonly rawHeaders: readonly string[];
-  /** Its server says how many headers Node passes on. Node's types do not have it. */
-  readonly socket?: object;
 }
 
-/** How many headers of a request Node passes on where `server.maxHeadersCount` is not set. */
-const PASSED_ON = 1_000;
-
-/**
- * Returns the raw headers that may hold credentials. A header that was only set here counts as well, and so does what
- * Node may have left out: from a number of headers on, it silently drops the rest.
- */
-export function nodeHeaders({ headers, rawHeaders, socket }: NodeHeaders): Header[] {
-  const { server } = (socket ?? {}) as { server?: { maxHeadersCount?: number | null } };
-  const most = server?.maxHeadersCount ?? PASSED_ON; // 0: all
-  const found: Header[] = most > 0 && rawHeaders.length >= 2 * most ? [["x-api-key", ""]] : [];
+/** Returns the raw headers that may hold credentials. A header that was only set here counts as well. */
+export function nodeHeaders({ headers, rawHeaders }: NodeHeaders): Header[] {
+  const found: Header[] = [];
   for (const name of ["authorization", "x-api-key"]) {
     const before = found.length;
     for (let place = 0; place + 1 < rawHeaders.length; place += 2) {
