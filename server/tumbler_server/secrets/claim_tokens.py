@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 
 import itsdangerous
+from itsdangerous.encoding import base64_decode, base64_encode
 
 from tumbler_server.errors import ClaimTokenInvalid, WebhooksNeedPepper
 from tumbler_server.secrets.pepper import Pepper
@@ -42,6 +43,10 @@ class ClaimTokens:
             if self._serializer is None or len(token) > _LONGEST or not token.startswith(PREFIX):
                 raise itsdangerous.BadData("no token")
             key_id, due_revision = self._serializer.loads(token[len(PREFIX) :])
+            # Several texts decode to one signature, and only one of them was issued.
+            signature = token.rpartition(".")[2]
+            if base64_encode(base64_decode(signature)).decode() != signature:
+                raise itsdangerous.BadData("another spelling of a signature")
         except itsdangerous.BadData:
             raise ClaimTokenInvalid from None
         return str(key_id), int(due_revision)
