@@ -46,6 +46,10 @@ export interface Refusal {
   readonly text: string;
 }
 
+const WHY = {
+  ambiguous: "more than one credential",
+  incomplete: "as many headers as Node's limit, so there may be more than one credential",
+};
 const CANNOT_VERIFY = "API keys cannot be verified at the moment";
 const KEY_REQUIRED: Refusal = {
   http: 401,
@@ -79,14 +83,14 @@ export async function check<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
   request: Request,
-  headers: () => Iterable<Header>,
+  headers: () => Iterable<Header> | undefined,
   peer: string | undefined,
 ): Promise<CheckResult> {
   const { requiredScopes, environmentId, projectId, clientIp } = options;
   try {
     const found = credentialOf(headers());
     if (found.credential === undefined) {
-      if (found.refused === "ambiguous") tell(options, "info", "denied: more than one credential");
+      if (found.refused !== "missing") tell(options, "info", `denied: ${WHY[found.refused]}`);
       return { refusal: KEY_REQUIRED };
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
