@@ -1,8 +1,8 @@
 import { Code } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
-import { KEY_PATTERN } from "../keyformat.js";
 import { defaultLogger, type Logger, safeLogger } from "../logger.js";
 import type { ProjectId } from "../projects.js";
+import { redact } from "../redaction.js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { credentialOf, type Header } from "./credential.js";
@@ -148,7 +148,7 @@ export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "in
 
 /** Returns what may be logged of an error from other code. */
 export function described(error: unknown): string {
-  return String((error instanceof Error && error.stack) || error).replaceAll(KEY_PATTERN, "<key>");
+  return redact(String((error instanceof Error && error.stack) || error));
 }
 
 // The address of a peer on the same link has a zone, which means nothing elsewhere. A Unix socket's peer has no
