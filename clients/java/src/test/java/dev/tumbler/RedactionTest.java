@@ -20,8 +20,10 @@ import java.text.MessageFormat;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Queue;
 import java.util.ResourceBundle;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
@@ -120,7 +122,7 @@ class RedactionTest {
         check(Redaction.trace(failure));
         for (Throwable each = failure; each != null; each = each.getCause()) {
             Metadata trailers = Status.trailersFromThrowable(each);
-            assertTrue(trailers == null || !trailers.containsKey(HEADER) && !trailers.containsKey(DETAILS));
+            assertTrue(trailers == null || (!trailers.containsKey(HEADER) && !trailers.containsKey(DETAILS)));
         }
     }
 
@@ -261,10 +263,10 @@ class RedactionTest {
 
     /** Collects what is logged, by the verifier's own logger and by the guards'. */
     private static final class Log extends Handler implements System.Logger {
-        private final StringBuffer text = new StringBuffer();
+        private final Queue<String> lines = new ConcurrentLinkedQueue<>();
 
         String text() {
-            return text.toString();
+            return String.join("\n", lines);
         }
 
         void awaitText(String part) throws InterruptedException {
@@ -277,7 +279,7 @@ class RedactionTest {
 
         @Override
         public void publish(LogRecord entry) {
-            text.append(new SimpleFormatter().format(entry));
+            lines.add(new SimpleFormatter().format(entry));
         }
 
         @Override
@@ -292,12 +294,12 @@ class RedactionTest {
 
         @Override
         public void log(System.Logger.Level level, ResourceBundle bundle, String message, Throwable thrown) {
-            text.append(message).append('\n').append(Redaction.trace(thrown));
+            lines.add(message + "\n" + Redaction.trace(thrown));
         }
 
         @Override
         public void log(System.Logger.Level level, ResourceBundle bundle, String format, Object... params) {
-            text.append(MessageFormat.format(format, params)).append('\n');
+            lines.add(MessageFormat.format(format, params));
         }
 
         @Override
