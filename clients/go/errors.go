@@ -9,7 +9,8 @@ import (
 )
 
 // The errors of Verify, to be tested with errors.Is. The returned error also wraps the cause, a gRPC status if there is
-// one. Each means that nothing was decided: deny the request, or retry. None contains a key.
+// one. Each means that nothing was decided: deny the request, or retry. None contains a key: if the server's status
+// quotes one, a copy without it is wrapped.
 var (
 	// ErrUnavailable: the server is unreachable, overloaded or does not answer in time, the context has ended, or the
 	// Verifier is closed. A retry may help.
@@ -36,6 +37,7 @@ var (
 
 // classify wraps the error of a failed call in one of the exported errors.
 func classify(err error) error {
+	err = redactError(err)
 	switch status.Code(err) {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return fmt.Errorf("%w: %w", ErrNotAllowed, err)

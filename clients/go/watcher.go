@@ -156,7 +156,7 @@ func (w *watcher) logEnd(ctx context.Context, err error, failures int) {
 	case failures == 0:
 		level = slog.LevelWarn
 	}
-	w.log.Log(ctx, level, "tumbler: the stream broke and will be reopened", "error", fmt.Sprint(err))
+	w.log.Log(ctx, level, "tumbler: the stream broke and will be reopened", "error", redact(fmt.Sprint(err)))
 }
 
 func isRefusal(code codes.Code) bool {

@@ -1441,6 +1441,13 @@ MUTANTS = (
         "tests/rpc/test_admission.py::TestOrder",
     ),
     Mutant(
+        "a claim token in another spelling is accepted",
+        "secrets/signing.py",
+        "if itsdangerous.base64_encode(itsdangerous.base64_decode(signature)).decode() != signature:",
+        "if False:",
+        "tests/unit/test_claim_tokens.py",
+    ),
+    Mutant(
         "an answer may be left unread for ever",
         "rpc/engine.py",
         "                crowd.cut_unread(now - to_read)\n",

@@ -1,5 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { KEY_PATTERN } from "./keyformat.js";
+import { redact } from "./redaction.js";
 
 /** Nothing was decided: deny the request, or let the caller retry. Never a verdict, and never "yes". */
 export class TumblerError extends Error {
@@ -50,5 +50,5 @@ export function fromCall(reason: unknown): TumblerError {
  */
 export function describe(reason: unknown): string {
   const error = ConnectError.from(reason);
-  return `${Code[error.code]}: ${error.rawMessage.replaceAll(KEY_PATTERN, "<key>")}`;
+  return `${Code[error.code]}: ${redact(error.rawMessage)}`;
 }

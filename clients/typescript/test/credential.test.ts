@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { createServer, type IncomingMessage, type RequestListener, request } from "node:http";
-import type { AddressInfo } from "node:net";
+import { createServer, type IncomingMessage, type RequestListener, request, type ServerResponse } from "node:http";
+import { type AddressInfo, connect } from "node:net";
 import test, { type TestContext } from "node:test";
 import { createContextValues } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -82,35 +82,43 @@ class Recorder {
   }
 }
 
-const SERVICES: Record<string, (t: TestContext, verifier: Verifier, logger: typeof SILENT) => Promise<AddressInfo>> = {
-  async express(t, verifier, logger) {
+type Start = (t: TestContext, verifier: Verifier, logger: typeof SILENT, limits?: Limits) => Promise<AddressInfo>;
+
+/** What a test sets of a server. */
+interface Limits {
+  maxHeadersCount?: number;
+}
+
+const SERVICES: Record<string, Start> = {
+  async express(t, verifier, logger, limits) {
     const app = express();
     app.use(expressGuard.requireApiKey<express.Request>(verifier, { logger }));
     app.post("/tumbler.v1.ApiKeyService/Get", (_, response) => void response.json({}));
-    return serve(t, app);
+    return serve(t, app, limits);
   },
-  async fastify(t, verifier, logger) {
+  async fastify(t, verifier, logger, limits) {
     const app = fastify();
     app.addHook("onRequest", fastifyGuard.requireApiKey(verifier, { logger }));
     app.post("/tumbler.v1.ApiKeyService/Get", () => ({}));
     t.after(() => app.close());
+    Object.assign(app.server, limits);
     await app.listen({ port: 0, host: "127.0.0.1" });
     return app.server.address() as AddressInfo;
   },
-  async connect(t, verifier, logger) {
+  async connect(t, verifier, logger, limits) {
     const handler = connectNodeAdapter({
       interceptors: [connectGuard.requireApiKey(verifier, { logger })],
       contextValues: connectGuard.withPeer,
       routes: (router) => router.service(ApiKeyService, { get: () => ({}) }),
     });
-    return serve(t, handler);
+    return serve(t, handler, limits);
   },
 };
 
 const SILENT = { info(_: string) {}, warn() {}, error() {} };
 
-async function serve(t: TestContext, listener: RequestListener): Promise<AddressInfo> {
-  const server = createServer(listener).listen(0, "127.0.0.1");
+async function serve(t: TestContext, listener: RequestListener, limits?: Limits): Promise<AddressInfo> {
+  const server = Object.assign(createServer(listener), limits).listen(0, "127.0.0.1");
   await once(server, "listening");
   t.after(() => {
     server.close();
@@ -163,3 +171,88 @@ for (const contextValues of [undefined, createContextValues]) {
     assert.match(said.join(), /needs contextValues: withPeer/);
   });
 }
+
+/** Sends requests over one connection, as they are. Returns the status of each. */
+async function sendRaw({ port }: AddressInfo, requests: readonly (readonly string[])[]): Promise<number[]> {
+  const socket = connect(port, "127.0.0.1");
+  const statuses: number[] = [];
+  for (const headers of requests) {
+    const fixed = ["Host: a", "Content-Type: application/json", "Content-Length: 2"];
+    socket.write(["POST /tumbler.v1.ApiKeyService/Get HTTP/1.1", ...fixed, ...headers, "", "{}"].join("\r\n"));
+    const [answer] = (await once(socket, "data")) as [Buffer];
+    statuses.push(Number(String(answer).split(" ", 2)[1]));
+  }
+  socket.destroy();
+  return statuses;
+}
+
+const filler = (count: number) => Array.from({ length: count }, () => "a:");
+const TWO = ["denied: more than one credential"];
+const CUT = ["denied: as many headers as Node's limit, so there may be more than one credential"];
+
+// Node drops what is beyond its limit, but not exactly there: it adds up to 32 headers at a time.
+const LIMITS: readonly [Limits, below: number, beyond: number | undefined][] = [
+  [{}, 990, 1_100],
+  [{ maxHeadersCount: 100 }, 90, 200],
+  [{ maxHeadersCount: 2_000 }, 1_900, 2_200],
+  [{ maxHeadersCount: 0 }, 2_500, undefined], // no limit
+];
+
+for (const [service, start] of Object.entries(SERVICES)) {
+  for (const [limits, below, beyond] of LIMITS) {
+    const limit = limits.maxHeadersCount ?? "default";
+    test(`${service}, limit ${limit}: a second credential is seen, or the request refused if Node may have dropped it`, async (t) => {
+      const verifier = new Recorder();
+      const said: string[] = [];
+      const address = await start(t, verifier.real, { ...SILENT, info: (message) => said.push(message) }, limits);
+      const one = ["x-api-key: good", ...filler(below)];
+      assert.deepEqual(await sendRaw(address, [one, [...one, "x-api-key: other"]]), [200, 401]);
+      assert.deepEqual(verifier.asked, ["good"]);
+      assert.deepEqual(said, TWO);
+      if (beyond === undefined) return;
+      const much = ["x-api-key: good", ...filler(beyond)];
+      assert.deepEqual(await sendRaw(address, [much, [...much, "x-api-key: other"]]), [401, 401]);
+      assert.deepEqual(verifier.asked, ["good"]);
+      assert.deepEqual(said, [...TWO, ...CUT, ...CUT]);
+    });
+  }
+}
+
+test("around the limit, no number of headers hides a second credential", async (t) => {
+  const verifier = new Recorder();
+  const guard = expressGuard.requireApiKey(verifier.real, { logger: SILENT });
+  const answer = (request: IncomingMessage, response: ServerResponse) =>
+    void guard(request, response, () => response.end());
+  const address = await serve(t, answer, { maxHeadersCount: 40 });
+  const requests = Array.from({ length: 100 }, (_, count) => ["x-api-key: good", ...filler(count), "x-api-key: other"]);
+  assert.deepEqual(new Set(await sendRaw(address, requests)), new Set([401]));
+  assert.deepEqual(verifier.asked, []);
+});
+
+test("the limit is the one with which the connection began", async (t) => {
+  const verifier = new Recorder();
+  const app = express();
+  app.use(expressGuard.requireApiKey<express.Request>(verifier.real, { logger: SILENT }));
+  app.use((request, response) => {
+    (request.socket as unknown as { server: Limits }).server.maxHeadersCount = 0;
+    response.json({});
+  });
+  const much = ["x-api-key: good", ...filler(1_100), "x-api-key: other"];
+  const address = await serve(t, app);
+  assert.deepEqual(await sendRaw(address, [["x-api-key: good"], much]), [200, 401]);
+  assert.deepEqual(verifier.asked, ["good"]);
+});
+
+test("without a socket the limit is Node's own, and HTTP/2 has none", () => {
+  const rawHeaders = (count: number) => ["x-api-key", "good", ...Array.from({ length: 2 * count }, () => "a")];
+  const found = (more: object, count: number) =>
+    credentialOf(nodeHeaders({ headers: {}, rawHeaders: rawHeaders(count), ...more }));
+  for (const more of [{}, { socket: {} }, { socket: { parser: null, server: null } }]) {
+    assert.deepEqual(found(more, 998), { credential: "good" });
+    assert.deepEqual(found(more, 999), { refused: "incomplete" });
+  }
+  const server = { maxHeadersCount: 50 };
+  assert.deepEqual(found({ socket: { parser: null, server } }, 48), { credential: "good" });
+  assert.deepEqual(found({ socket: { parser: null, server } }, 49), { refused: "incomplete" });
+  assert.deepEqual(found({ httpVersionMajor: 2, socket: { server } }, 3_000), { credential: "good" });
+});

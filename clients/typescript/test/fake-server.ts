@@ -75,6 +75,8 @@ export class FakeServer {
   /** The requests of each call. */
   readonly calls: VerifyRequest[][] = [];
   readonly authorizations = new Set<string | null>();
+  /** What a status says with which a stream is refused. */
+  text = "as the test wants it";
   watchAttempts = 0;
   readonly #streams: Stream[] = [];
   #onStream = () => {};
@@ -143,7 +145,7 @@ export class FakeServer {
   #watch(request: WatchRequest, signal: AbortSignal): AsyncIterable<Message> {
     this.watchAttempts++;
     const code = this.refuseStreams?.(request);
-    if (code !== undefined) throw new ConnectError("as the test wants it", code);
+    if (code !== undefined) throw new ConnectError(this.text, code);
     const stream = new Stream(request);
     this.#streams.push(stream);
     this.#onStream();

@@ -4,6 +4,7 @@ import { demandOf, factsOf, isVectorRecord, isVectorRequest, microsecondsOf, vec
 import { either, isFlag, isNumber, isText, object, optional } from "../conformance/json.js";
 import { decide } from "../src/decide.js";
 import { isWellFormed, KEY_PATTERN, parseKey, peekId } from "../src/keyformat.js";
+import { redact } from "../src/redaction.js";
 
 const isVerdict = object({
   name: isText,
@@ -42,3 +43,22 @@ for (const { name, key, well_formed, prefix, id } of vectors("keyformat", isForm
     }
   });
 }
+
+for (const { name, text, redacted } of vectors(
+  "redaction",
+  object({ name: isText, text: isText, redacted: optional(isText) }),
+)) {
+  test(`redaction: ${name}`, () => {
+    const expected = redacted ?? text;
+    assert.equal(redact(text), expected);
+    assert.equal(redact(expected), expected);
+  });
+}
+
+test("the time to redact a text grows with its length", () => {
+  const began = performance.now();
+  for (const part of ["a", "a_", "0123456789abcdef_", "aaaaaaaaaaaaaaaa_bbbbbbbbbbbbbbb_"]) {
+    redact(part.repeat(300_000 / part.length));
+  }
+  assert.ok(performance.now() - began < 10_000);
+});

@@ -62,6 +62,8 @@ class FakeServer(ApiKeyServiceServicer):
         self.calls: list[pb.VerifyRequest | pb.BatchVerifyRequest] = []
         self.metadata: dict[str, Any] = {}
         self.failures: list[grpc.StatusCode] = []
+        self.refuses_calls: grpc.StatusCode | None = None
+        self.detail = "as the test has it"
         self.unknown_cursor = ""
         self.revision = 10
         self.greets = True
@@ -195,7 +197,7 @@ class FakeServer(ApiKeyServiceServicer):
         answer = self._answer(request)
         if (cursor and cursor == self.unknown_cursor) or request.client_ip == NONSENSE:
             self._leave()
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.detail)
         self._leave()
         return answer
 
@@ -219,14 +221,14 @@ class FakeServer(ApiKeyServiceServicer):
             self.streams.append(stream)
             self._changed.notify_all()
         if request.start_cursor and request.start_cursor == self.unknown_cursor:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.detail)
         if self.refuses_streams is not None:
-            context.abort(self.refuses_streams, "as the test has it")
+            context.abort(self.refuses_streams, self.detail)
         context.add_callback(lambda: stream.messages.put(grpc.StatusCode.CANCELLED))
         while True:
             message = stream.messages.get()
             if isinstance(message, grpc.StatusCode):
-                context.abort(message, "as the test has it")
+                context.abort(message, self.detail)
             yield message
 
     def _enter(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -235,7 +237,9 @@ class FakeServer(ApiKeyServiceServicer):
             self.calls.append(type(request).FromString(request.SerializeToString()))
             self._changed.notify_all()
             if self.failures:
-                context.abort(self.failures.pop(0), "as the test has it")
+                context.abort(self.failures.pop(0), self.detail)
+            if self.refuses_calls is not None:
+                context.abort(self.refuses_calls, self.detail)
             self._under_way += 1
             self._most = max(self._most, self._under_way)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import grpc
 
 from tumbler._cache import Answer, Cache, Clock, Position, read_answer
+from tumbler._redaction import redact
 from tumbler._settings import SECOND, Settings
 from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, NotAllowed, TumblerError, Unavailable
@@ -122,6 +123,7 @@ class Batcher:
 
     def failed(self, batch: Batch, status: grpc.StatusCode, detail: str) -> Batch | None:
         """Settle or requeue the flights of a call that failed, and return the call to send next."""
+        detail = redact(detail)
         outcome: Failure | None
         if status in _REFUSED:
             outcome = Failure(NotAllowed, f"the server refused the verifier's own key: {status.name}: {detail}")

@@ -18,7 +18,8 @@ export const verified = createContextKey<Verification | undefined>(undefined, { 
 /** What Node knows about a request, and Connect does not pass to interceptors. */
 interface Came {
   readonly address: string | undefined;
-  readonly headers: readonly Header[];
+  /** Undefined: some are missing. */
+  readonly headers: readonly Header[] | undefined;
 }
 
 const came = createContextKey<Came | undefined>(undefined, { description: "tumbler: how the request came" });

@@ -1,8 +1,8 @@
 import { Code } from "@connectrpc/connect";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
-import { KEY_PATTERN } from "../keyformat.js";
 import { defaultLogger, type Logger, safeLogger } from "../logger.js";
 import type { ProjectId } from "../projects.js";
+import { redact } from "../redaction.js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { credentialOf, type Header } from "./credential.js";
@@ -46,6 +46,10 @@ export interface Refusal {
   readonly text: string;
 }
 
+const WHY = {
+  ambiguous: "more than one credential",
+  incomplete: "as many headers as Node's limit, so there may be more than one credential",
+};
 const CANNOT_VERIFY = "API keys cannot be verified at the moment";
 const KEY_REQUIRED: Refusal = {
   http: 401,
@@ -79,14 +83,14 @@ export async function check<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
   request: Request,
-  headers: () => Iterable<Header>,
+  headers: () => Iterable<Header> | undefined,
   peer: string | undefined,
 ): Promise<CheckResult> {
   const { requiredScopes, environmentId, projectId, clientIp } = options;
   try {
     const found = credentialOf(headers());
     if (found.credential === undefined) {
-      if (found.refused === "ambiguous") tell(options, "info", "denied: more than one credential");
+      if (found.refused !== "missing") tell(options, "info", `denied: ${WHY[found.refused]}`);
       return { refusal: KEY_REQUIRED };
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
@@ -144,7 +148,7 @@ export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "in
 
 /** Returns what may be logged of an error from other code. */
 export function described(error: unknown): string {
-  return String((error instanceof Error && error.stack) || error).replaceAll(KEY_PATTERN, "<key>");
+  return redact(String((error instanceof Error && error.stack) || error));
 }
 
 // The address of a peer on the same link has a zone, which means nothing elsewhere. A Unix socket's peer has no

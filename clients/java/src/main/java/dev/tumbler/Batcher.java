@@ -360,12 +360,14 @@ final class Batcher {
             return;
         }
         settle(batch, List.of());
-        String said = status.getCode() + (status.getDescription() == null ? "" : ": " + status.getDescription());
+        String description = status.getDescription();
+        String said = status.getCode() + (description == null ? "" : ": " + Redaction.redact(description));
+        Throwable cause = Redaction.redact(failure);
         TumblerException exception = switch (status.getCode()) {
             case UNAUTHENTICATED, PERMISSION_DENIED ->
-                new NotAllowedException("the server refused the verifier's own key: " + said, failure);
-            case INVALID_ARGUMENT -> new InvalidRequestException("the request is invalid: " + said, failure);
-            default -> new UnavailableException("the call to the server failed: " + said, failure);
+                new NotAllowedException("the server refused the verifier's own key: " + said, cause);
+            case INVALID_ARGUMENT -> new InvalidRequestException("the request is invalid: " + said, cause);
+            default -> new UnavailableException("the call to the server failed: " + said, cause);
         };
         batch.forEach(flight -> flight.answer.completeExceptionally(exception));
     }

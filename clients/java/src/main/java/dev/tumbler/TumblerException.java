@@ -1,6 +1,9 @@
 package dev.tumbler;
 
-/** A verification without a verdict: nothing was decided. Deny the request, or retry. */
+/**
+ * A verification without a verdict: nothing was decided. Deny the request, or retry. Neither the message nor the cause
+ * shows a key, also if the server quotes one.
+ */
 public abstract sealed class TumblerException extends RuntimeException
         permits UnavailableException, NotAllowedException, InvalidRequestException {
     private static final long serialVersionUID = 1L;
