@@ -49,7 +49,7 @@ worst-days: .venv/test ## Let servers die, clocks leap and backups be put back i
 load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
 	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32
 
-frozen: .venv/test ## Freeze clients of all languages 200 times while keys are revoked; none may accept one (30 min)
+frozen: .venv/test ## Freeze clients of all languages, delay and duplicate their connections, 200 times each, while keys are revoked (2 h)
 	@.venv/bin/python -m tests.clients.conformance.frozen $(FROZEN_ARGS)
 
 histories: .venv/test ## Revoke 10,000 keys under concurrent calls, with and without faults; no stale answer may pass

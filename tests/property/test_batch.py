@@ -18,6 +18,7 @@ from tumbler_server.rpc.engine import lane_limits
 from tumbler_server.rpc.gathering import Gathering
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
+from tumbler_server.secrets.opaque_tokens import START
 from tumbler_server.store.database import open_store
 from tumbler_server.verify.verifier import Question, View
 
@@ -76,7 +77,7 @@ def test_a_batch_is_as_good_as_its_keys_one_by_one(pair: Pair, data: st.DataObje
     known = data.draw(st.lists(st.sampled_from(pair.texts), max_size=5), label="known before")
     swept = data.draw(st.lists(st.sampled_from(pair.texts[:10]), max_size=3), label="forgotten since")
     asked = data.draw(
-        st.lists(st.builds(Question, st.sampled_from(pair.texts), demands, st.just(0), st.booleans()), max_size=12),
+        st.lists(st.builds(Question, st.sampled_from(pair.texts), demands, st.just(START), st.booleans()), max_size=12),
         label="asked",
     )
     for domain in (pair.one, pair.other):

@@ -1,29 +1,37 @@
-"""Freeze verifiers again and again, on a machine that is busy.
+"""Freeze verifiers, and delay and duplicate their connections, again and again, on a machine that is busy.
 
     python -m tests.clients.conformance.frozen --rounds 200
-    python -m tests.clients.conformance.frozen --only java --rounds 20
+    python -m tests.clients.conformance.frozen --only java --rounds 20 --scenario "delayed both ways"
 
-Each round opens a verifier, has its process stand still while a key that it remembers is revoked, and demands that it
-accepts that key no more from the moment at which it goes on. Ends with 1 if one did.
+In each round, what a verifier needs to hear comes late while a key that it remembers is revoked. It must not accept
+that key for longer than its bound allows. Ends with 1 if one did.
 """
 
 import argparse
+import functools
 import itertools
 import multiprocessing
 import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.clients.conformance.programs import PROGRAMS, Program
 from tests.clients.conformance.scene import Scene
-from tests.clients.conformance.test_late_messages import PHASES, freeze
+from tests.clients.conformance.test_late_messages import PHASES, WAYS, delay, duplicate, freeze
 from tests.e2e.service import Service
 
 TOGETHER = 12
 """Verifiers that run at a time."""
+
+SCENARIOS: dict[str, Callable[[Scene], None]] = {
+    **{f"frozen {phase.__name__.replace('_', ' ')}": functools.partial(freeze, phase=phase) for phase in PHASES},
+    **{f"delayed {way}": functools.partial(delay, way=way) for way in WAYS},
+    "duplicated": duplicate,
+}
 
 
 def burn() -> None:
@@ -32,26 +40,26 @@ def burn() -> None:
         pass
 
 
-def rounds(service: Service, name: str, number: int, folder: Path) -> Counter[str]:
-    """Freeze verifiers of a name this often in each phase. Count the right outcomes and the failures."""
+def rounds(service: Service, name: str, number: int, scenarios: list[str], folder: Path) -> Counter[str]:
+    """Let verifiers of a name go through each scenario this often. Count the right outcomes and the failures."""
     found: Counter[str] = Counter()
-    work = itertools.product(range(number), PHASES)
+    work = itertools.product(range(number), scenarios)
     lock = threading.Lock()
 
     def one(place: int) -> None:
         with Program(name, folder / f"{name}-{place}.stderr") as program:
             while True:
                 with lock:
-                    _, phase = next(work, (None, None))
-                if phase is None:
+                    _, scenario = next(work, (None, None))
+                if scenario is None:
                     return
                 try:
                     scene = Scene(program, service)
-                    freeze(scene, phase)
+                    SCENARIOS[scenario](scene)
                     scene.close()
                     told = "right"
                 except AssertionError as failure:
-                    told = f"{phase.__name__}: {str(failure).splitlines()[0]}"
+                    told = f"{scenario}: {str(failure).splitlines()[0]}"
                 with lock:
                     found[told] += 1
 
@@ -61,9 +69,10 @@ def rounds(service: Service, name: str, number: int, folder: Path) -> Counter[st
 
 
 def main() -> int:
-    """Freeze the verifiers, and print the outcomes."""
+    """Run the scenarios, and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="for each verifier and phase (default 200)")
+    parser.add_argument("--rounds", type=int, default=200, help="for each verifier and scenario (default 200)")
+    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="this one; may be repeated")
     parser.add_argument("--only", action="append", choices=list(PROGRAMS), help="this verifier; may be repeated")
     parser.add_argument("--burners", type=int, default=2, help="processes that keep a processor busy (default 2)")
     options = parser.parse_args()
@@ -76,7 +85,7 @@ def main() -> int:
         service.start()
         try:
             for name in options.only or PROGRAMS:
-                found = rounds(service, name, options.rounds, Path(temporary))
+                found = rounds(service, name, options.rounds, options.scenario or list(SCENARIOS), Path(temporary))
                 wrong += found.total() - found["right"]
                 print(f"{name}: {found['right']} of {found.total()} right", flush=True)
                 for told, times in found.items():

@@ -1,4 +1,4 @@
-"""A TCP proxy before a server, which can cut, refuse, stall and slow down its connections."""
+"""A TCP proxy before a server, which can cut, refuse, stall, hold back and slow down its connections."""
 
 import contextlib
 import selectors
@@ -28,6 +28,9 @@ class Link:
         self._ways = threading.Event()
         self._ways.set()
         self._lag_from: float | None = None
+        self._delays = {"client": 0.0, "server": 0.0}
+        self._held_back: set[socket.socket] = set()
+        self._holds = threading.Condition()
         self._lock = threading.Lock()
         self._passing = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -39,7 +42,7 @@ class Link:
 
     def __exit__(self, *_: object) -> None:
         self.refuse()
-        self._ways.set()
+        self._let_pass()
 
     def cut(self) -> None:
         """Reset every connection. New ones are accepted."""
@@ -61,6 +64,22 @@ class Link:
         with self._passing:
             self._ways.clear()
 
+    def hold_back(self) -> None:
+        """Hold back every byte of the connections that are open, until ``swap`` or ``heal``. New ones work."""
+        with self._holds, self._lock:
+            self._held_back = set(self._open)
+
+    def swap(self) -> None:
+        """Let the connections that are held back go on, the held bytes first, and hold back all others instead."""
+        with self._holds, self._lock:
+            self._held_back = self._open - self._held_back
+            self._holds.notify_all()
+
+    def delay(self, *to: str, by: float) -> None:
+        """Delay all bytes to the ``"client"``, to the ``"server"``, or to both, by this many seconds from now on."""
+        for end in to:
+            self._delays[end] = by
+
     def lag(self) -> None:
         """Delay the server's bytes from now on, by ever more, up to ``MOST_LAG`` seconds. None is lost."""
         self._lag_from = time.monotonic()
@@ -75,7 +94,14 @@ class Link:
         """Pass bytes again, the held ones first, and accept new connections."""
         if self._listener.fileno() < 0:
             self._listener = self._listen(int(self.address.rpartition(":")[2]))
+        self._let_pass()
+
+    def _let_pass(self) -> None:
         self._ways.set()
+        self._delays = dict.fromkeys(self._delays, 0.0)
+        with self._holds:
+            self._held_back = set()
+            self._holds.notify_all()
 
     def _listen(self, port: int) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", port))
@@ -104,32 +130,38 @@ class Link:
         ):
             ready.register(near, selectors.EVENT_READ, far)
             ready.register(far, selectors.EVENT_READ, near)
-            held: deque[tuple[float, socket.socket, bytes]] = deque()
-            while self._carry(ready, held, far):
+            late: dict[socket.socket, deque[tuple[float, bytes]]] = {near: deque(), far: deque()}
+            while self._carry(ready, late, near, far):
                 pass
         with self._lock:
             self._open.discard(near)
 
     def _carry(
-        self, ready: selectors.BaseSelector, held: deque[tuple[float, socket.socket, bytes]], far: socket.socket
+        self,
+        ready: selectors.BaseSelector,
+        late: dict[socket.socket, deque[tuple[float, bytes]]],
+        near: socket.socket,
+        far: socket.socket,
     ) -> bool:
         """Pass on the bytes that have arrived and are due. Return whether more can follow."""
-        for arrived, _ in ready.select(max(0.0, held[0][0] - time.monotonic()) if held else None):
+        due = [chunks[0][0] for chunks in late.values() if chunks]
+        for arrived, _ in ready.select(max(0.0, min(due) - time.monotonic()) if due else None):
             assert isinstance(arrived.fileobj, socket.socket)
             chunk = arrived.fileobj.recv(_CHUNK)
-            if arrived.fileobj is far:
-                held.append((time.monotonic() + self.late, arrived.data, chunk))
-                if not chunk:
-                    ready.unregister(far)  # its end is passed on after all earlier bytes
-            elif not self._passed(arrived.data, chunk):
-                return False
-        while held and held[0][0] <= time.monotonic():
-            if not self._passed(*held.popleft()[1:]):
-                return False
+            delay = self._delays["client"] + self.late if arrived.fileobj is far else self._delays["server"]
+            late[arrived.data].append((time.monotonic() + delay, chunk))
+            if not chunk:
+                ready.unregister(arrived.fileobj)  # its end is passed on after all earlier bytes
+        for to, chunks in late.items():
+            while chunks and chunks[0][0] <= time.monotonic():
+                if not self._passed(near, to, chunks.popleft()[1]):
+                    return False
         return True
 
-    def _passed(self, to: socket.socket, chunk: bytes) -> bool:
+    def _passed(self, near: socket.socket, to: socket.socket, chunk: bytes) -> bool:
         """Pass a chunk on. Return whether it was not the end."""
+        with self._holds:
+            self._holds.wait_for(lambda: near not in self._held_back)
         while not self._send(to, chunk):
             self._ways.wait()
         return bool(chunk)

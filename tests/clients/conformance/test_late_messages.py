@@ -80,6 +80,59 @@ def test_the_way_slows_down(scene: Scene) -> None:
         assert scene.last_valid(doomed.key, "unavailable") < revoked + BOUND + LATE
 
 
+DELAY = 1.5 * BOUND
+"""Seconds by which a connection is late: more than what is trusted."""
+
+WAYS = {"to the client": ("client",), "to the server": ("server",), "both ways": ("client", "server")}
+
+
+def delay(scene: Scene, way: str) -> None:
+    """Delay a connection by a constant time, and check what a verifier answers meanwhile and afterwards."""
+    doomed, good = scene.create(), scene.create()
+    with Link(scene.service.target) as link:
+        scene.open(link.address, **QUICK | {"timeout": 10_000})
+        scene.remembered(doomed.key, good.key)
+        link.delay(*WAYS[way], by=DELAY)
+        revoked = time.time()
+        scene.service.revoke(doomed.api_key.id)
+        while time.time() < revoked + BOUND + LATE:
+            scene.code(doomed.key)
+        late = [scene.program.begin("verify", key=doomed.key) for _ in range(HURRIED)]
+        assert {outcome(answer.result(PATIENCE)) for answer in late} <= {"REVOKED", "unavailable"}
+        assert "VALID" not in scene.answered(doomed.key, DELAY)
+        link.heal()
+        scene.becomes(doomed.key, "REVOKED")
+        scene.remembered(good.key)
+
+
+def test_the_way_is_slow(scene: Scene) -> None:
+    """On a connection with a constant delay, no revoked key is valid beyond ``max_staleness``."""
+    delay(scene, "both ways")  # `frozen` tries each
+
+
+def duplicate(scene: Scene) -> None:
+    """Let an old connection go on beside its successor, and check that nothing counts that it delivers late."""
+    doomed, good = scene.create(), scene.create()
+    with Link(scene.service.target) as link:
+        scene.open(link.address, **QUICK)
+        scene.remembered(doomed.key, good.key)
+        link.hold_back()
+        scene.becomes(good.key, "unavailable")
+        scene.remembered(doomed.key, good.key)  # so there is a second connection
+        scene.service.revoke(doomed.api_key.id)
+        scene.becomes(doomed.key, "REVOKED")
+        link.swap()
+        assert "VALID" not in scene.answered(doomed.key, 2 * BOUND)
+        link.heal()
+        scene.becomes(doomed.key, "REVOKED")
+        scene.remembered(good.key)
+
+
+def test_an_old_connection_goes_on(scene: Scene) -> None:
+    """What an old connection delivers late, beside its successor, makes no revoked key valid."""
+    duplicate(scene)
+
+
 END = Timestamp(seconds=253_402_300_800)
 """The first instant after the year 9999, so not a valid time."""
 
