@@ -166,6 +166,7 @@ def migrate(data_dir: Path, database: str) -> None:
     """
     from tumbler_server.audit import recording
     from tumbler_server.clock import system_clock
+    from tumbler_server.scheduler import timekeeping
     from tumbler_server.store import migrations
     from tumbler_server.store.database import open_store
 
@@ -173,6 +174,7 @@ def migrate(data_dir: Path, database: str) -> None:
     if migrations.current(store) == 0:
         raise SetupError("the database is empty: run `tumbler-server init` first")
     applied = migrations.migrate(store)
+    timekeeping.begin(store, system_clock())
     if recorded := recording.record(store, system_clock):
         _say(f"Recorded {recorded:,} keys that an older server had changed: is one still running?")
     _say(

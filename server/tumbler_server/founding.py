@@ -13,6 +13,7 @@ from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.keys import operators
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.operators import Seated
+from tumbler_server.scheduler import timekeeping
 from tumbler_server.secrets import pepper
 from tumbler_server.secrets.pepper import Pepper
 from tumbler_server.secrets.secret import Hasher
@@ -74,6 +75,7 @@ def make_operator_key(
             raise SetupError("the database has no installation yet: run `tumbler-server init`")
         peppers = peppers_of(installation, store)
         store.notifies = store.dialect == POSTGRESQL
+        timekeeping.begin(store, system_clock(), enough=1)
         return _issue(
             store,
             bcrypt_cost,

@@ -50,6 +50,7 @@ from tumbler_server.rpc.spreading import VerifyTurns
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.vitals import Vitals
 from tumbler_server.rpc.watch import Watching
+from tumbler_server.scheduler import timekeeping
 from tumbler_server.scheduler.timekeeping import Timekeeper
 from tumbler_server.secrets.claim_tokens import ClaimTokens
 from tumbler_server.secrets.opaque_tokens import open_opaque_tokens
@@ -202,6 +203,7 @@ def _core(
     if not peppers:
         _log.warning("there is no pepper file: each key costs one bcrypt run when a process first sees it")
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
+    timekeeping.begin(store, clock())
     timekeeper = Timekeeper(store, clock, monotonic)
     usage = keep(Usage(store, translate=timekeeper.translate))
     roster = keep(Roster(store, [pepper.id for pepper in peppers], clock, monotonic))

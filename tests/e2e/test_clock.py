@@ -1,5 +1,6 @@
 """A server on a machine with a wrong clock: what it leaves unchanged, and how an operator confirms the clock."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.e2e.service import Service, eventually
 from tests.e2e.test_commands import doctor
 from tests.e2e.test_workers import logged
 from tumbler_server.clock import DAY, SECOND
+from tumbler_server.store.database import open_store
 
 AHEAD = 500 * DAY
 
@@ -82,3 +84,32 @@ def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, r
     assert installed.read("SELECT * FROM event WHERE revision <= ? ORDER BY revision", len(events)) == events
     installed.audit()
     clock.undo()
+
+
+@pytest.mark.parametrize("command", ["migrate", "operator-key", "serve"])
+def test_a_wrong_clock_that_comes_first(installed: Service, command: str, request: pytest.FixtureRequest) -> None:
+    """Where no server has noted the time yet, as after an upgrade, a wrong clock's own events do not make it right."""
+    assert installed.command("operator-key").returncode == 0
+    with contextlib.closing(open_store(installed.database_url)) as store:
+        store.write_unserialized(lambda database: database.execute_sql("UPDATE clock SET time = 0"))
+    events = installed.read("SELECT * FROM event ORDER BY revision")
+    clock = request.getfixturevalue("wrong_clock")
+    if command == "serve":
+        installed.start()
+        installed.create()
+        eventually(lambda: doubts(installed))
+        assert installed.stop() == 0
+    else:
+        assert installed.command(command).returncode == 0
+        assert installed.command("operator-key").returncode == 0
+        installed.start()
+        eventually(lambda: doubts(installed))
+        time.sleep(2)  # retention has run meanwhile
+        assert installed.stop() == 0
+    clock.undo()
+    installed.start()
+    time.sleep(2)
+    assert installed.stop() == 0
+    assert not logged(installed, "removed the oldest events")
+    assert installed.read("SELECT * FROM event WHERE revision <= ? ORDER BY revision", len(events)) == events
+    installed.audit()

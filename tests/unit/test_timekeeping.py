@@ -8,6 +8,7 @@ from tests.harness import FrozenClock
 from tests.unit.test_log import append, change
 from tumbler_server.clock import DAY, HOUR, MINUTE
 from tumbler_server.defaults import SCHEDULER_LEASE
+from tumbler_server.events.log import EventType
 from tumbler_server.events.retention import Retention
 from tumbler_server.scheduler import timekeeping
 from tumbler_server.scheduler.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
@@ -245,6 +246,39 @@ def test_before_anybody_has_kept_time(store: Store, clock: FrozenClock) -> None:
     machine = Machine(store, clock)
     machine.act()
     assert machine.keeper.now() == clock.now - AHEAD
+
+
+@pytest.mark.parametrize(
+    ("events", "leap", "enough", "expected"),
+    [
+        ([], AHEAD, 2, AHEAD),
+        ([0], AHEAD, 2, AHEAD),  # the first key's: the clock of the first server is believed, whenever it starts
+        ([0], AHEAD, 1, 0),
+        ([0, 0], AHEAD, 2, 0),
+        ([0, AHEAD], 0, 2, 0),  # a wrong clock has written the newest event, and the right one comes
+        ([0, BEHIND], 0, 2, BEHIND),  # too early removes nothing
+        ([0, 0], BEHIND, 2, BEHIND),
+    ],
+)
+@pytest.mark.parametrize("recorded", [0, AHEAD])
+def test_a_clock_that_comes_first_does_not_testify_for_itself(
+    store: Store, clock: FrozenClock, events: list[int], leap: int, enough: int, expected: int, recorded: int
+) -> None:
+    """Where no mark was ever set, it is the newest event's time, or the clock's if that is earlier.
+
+    What `migrate` writes does not count as such an event. A mark that is set stays.
+    """
+    now = clock.now
+    for time in events:
+        append(store, change(time=now + time))
+    if recorded and events:
+        append(store, change(time=now + recorded, type=EventType.RECORDED))
+    if len(events) == 1 and recorded and enough == 2:
+        expected = 0  # two events: it is not the first key's alone
+    timekeeping.begin(store, now + leap, enough)
+    assert read_mark(store).time == now + expected
+    timekeeping.begin(store, now + 7 * DAY)
+    assert read_mark(store).time == now + expected
 
 
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])

@@ -13,6 +13,7 @@ from tumbler_server.clock import Clock, monotonic, system_clock
 from tumbler_server.config import Config
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
 from tumbler_server.processes import READY, take_up, wait_for_parent
+from tumbler_server.scheduler import timekeeping
 from tumbler_server.scheduler.acting import Acting
 from tumbler_server.scheduler.alarms import Alarms
 from tumbler_server.scheduler.timekeeping import Timekeeper, Timekeeping
@@ -73,6 +74,7 @@ def build_scheduler(
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver))
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
+    timekeeping.begin(store, clock())
     believed = Timekeeper(store, clock, monotonic, tells=False).now
     dispatch = Dispatch(store, endpoints, poster.post, ClaimTokens(peppers).token, believed, clock)
     duties = (

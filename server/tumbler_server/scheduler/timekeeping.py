@@ -25,6 +25,7 @@ from typing import NamedTuple
 from tumbler_server import clock as clocks
 from tumbler_server import logs
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND, Clock, rfc3339
+from tumbler_server.events.log import EventType
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.lease import Lease
 from tumbler_server.store.models import ClockRow
@@ -52,6 +53,9 @@ _SELECT = (
     "COALESCE((SELECT time FROM event ORDER BY revision DESC LIMIT 1), 0) "
     "FROM clock c, log_head h WHERE c.id = 1 AND h.id = 1"
 )
+
+# Not those that `migrate` itself writes.
+_NEWEST = "SELECT time FROM event WHERE type <> ? ORDER BY revision DESC LIMIT 1"
 
 _LEAPT = (
     "SELECT c.leapt, c.leapt_revision, h.revision, h.anchor_revision "
@@ -86,6 +90,24 @@ def words(reading: int, reckoned: int) -> str:
 def read_mark(store: Store) -> Mark:
     """Return the mark. Raises ``StoreUnavailable``."""
     return _mark(store.read(_SELECT)[0])
+
+
+def begin(store: Store, reading: int, enough: int = 2) -> None:
+    """Set the mark where it was never set, from the newest event if there are ``enough``, or from the clock if earlier.
+
+    Whoever writes events calls this first: later, the events of a wrong clock would testify for it. The earlier time is
+    taken because by it nothing is removed too soon. The first key's event alone is no reason to doubt a clock: beside
+    it there is nothing to lose, and it may be made long before the first server. Raises ``StoreUnavailable``.
+    """
+
+    def work(transaction: Transaction) -> None:
+        time, _, _, events, _ = transaction.read(_SELECT)[0]
+        if not time:
+            newest = transaction.read(_NEWEST, (int(EventType.RECORDED),)) if events >= enough else []
+            transaction.run(ClockRow.update(time=min([reading, *newest[0]] if newest else [reading])))
+
+    if not store.read("SELECT time FROM clock WHERE id = 1")[0][0]:
+        store.write_serialized(work)
 
 
 def trust(store: Store, reading: int) -> None:
