@@ -1,5 +1,8 @@
 """Classifying what drivers raise."""
 
+import errno
+import os
+
 import apsw
 import peewee
 import psycopg
@@ -94,6 +97,27 @@ def test_sqlite(kind: type[apsw.Error]) -> None:
     found = understand(peewee.OperationalError(kind("as SQLite says it")))
     assert found is not None
     assert (found.cause, found.said) == (SQLITE[kind], "as SQLite says it")
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (0, Cause.FULL),
+        (errno.EDQUOT, Cause.FULL),
+        (errno.EFBIG, Cause.FULL),
+        (errno.EROFS, Cause.READ_ONLY),
+        (errno.EACCES, Cause.REFUSED),
+        (errno.EIO, Cause.BROKEN),
+    ],
+)
+def test_a_write_that_sqlite_only_says_failed(number: int, cause: Cause) -> None:
+    """The system's own error tells a full disk from one that has become read-only, or fails."""
+    failed = apsw.IOError("disk I/O error")
+    failed.extendedresult = apsw.SQLITE_IOERR_WRITE
+    found = understand(peewee.OperationalError(failed), system=number)
+    assert found is not None
+    assert (found.cause, found.code) == (cause, "SQLITE_IOERR_WRITE")
+    assert found.said == ("disk I/O error" + (f": {os.strerror(number)}" if number else ""))
 
 
 @pytest.mark.parametrize(

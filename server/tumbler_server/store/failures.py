@@ -1,5 +1,7 @@
 """Classification of driver errors: the cause of the trouble, and the database's own reason in one line."""
 
+import errno
+import os
 import re
 from typing import NamedTuple
 
@@ -65,7 +67,17 @@ _BY_KIND: dict[type[BaseException], Cause] = {
 }
 
 _NO_ROOM = frozenset({apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE})
-"""Errors of writes for which the disk, a quota or a file size limit leaves no room, besides SQLITE_FULL."""
+"""Errors of writes for which the disk, a quota or a file size limit leaves no room, besides SQLITE_FULL.
+
+Unless the system says otherwise; see ``_BY_ERRNO``.
+"""
+
+_BY_ERRNO = {
+    errno.EROFS: Cause.READ_ONLY,
+    errno.EACCES: Cause.REFUSED,
+    errno.EPERM: Cause.REFUSED,
+    errno.EIO: Cause.BROKEN,
+}
 
 _MISSING = frozenset({"42P01", "3F000"})  # no such table, no such schema
 
@@ -104,19 +116,20 @@ def describe(failure: BaseException) -> str | None:
     return None
 
 
-def understand(failure: BaseException | None, password: str = "") -> Understood | None:
+def understand(failure: BaseException | None, password: str = "", system: int = 0) -> Understood | None:
     """Classify a failure of the database. Return None for a fault of ours, such as a wrong statement.
 
-    The reason never contains ``password``, or anything that could be a part of a password.
+    The reason never contains ``password``, or anything that could be a part of a password. ``system`` is the errno of
+    SQLite's last failed read or write of its files, or 0.
     """
     if failure is None:
         return None
     if isinstance(failure, StoreUnavailable):
-        return understand(failure.__cause__, password) or Understood(failure.cause, "", failure.said)
+        return understand(failure.__cause__, password, system) or Understood(failure.cause, "", failure.said)
     driver = _driver(failure)
     said = _said(driver, password)
     if isinstance(driver, apsw.Error):
-        return _of_sqlite(driver, said)
+        return _of_sqlite(driver, said, system)
     for kind, cause in _BY_KIND.items():
         if isinstance(driver, kind):
             return Understood(cause, "", said)
@@ -133,12 +146,13 @@ def understand(failure: BaseException | None, password: str = "") -> Understood 
     return None
 
 
-def _of_sqlite(driver: apsw.Error, said: str) -> Understood | None:
+def _of_sqlite(driver: apsw.Error, said: str, system: int) -> Understood | None:
     extended = getattr(driver, "extendedresult", 0)
     names = (apsw.mapping_extended_result_codes, apsw.mapping_result_codes)
     code = next((str(each[extended]) for each in names if extended in each), "")
     if isinstance(driver, apsw.IOError) and extended in _NO_ROOM:
-        return Understood(Cause.FULL, code, said)
+        words = f"{said}: {os.strerror(system)}" if system else said
+        return Understood(_BY_ERRNO.get(system, Cause.FULL), code, words)
     for kind, cause in _BY_KIND.items():
         if isinstance(driver, kind):
             return Understood(cause, code, said)

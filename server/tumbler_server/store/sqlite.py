@@ -94,7 +94,8 @@ class Sqlite:
 
     def understand(self, failure: BaseException) -> Understood | None:
         """See ``failures.understand``."""
-        return understand(failure)
+        connection = self._thread.connection
+        return understand(failure, system=0 if connection is None else connection.system_errno)
 
     def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
         """Run one reading statement. Raises ``identity.Replaced``, like every other use of the file."""
