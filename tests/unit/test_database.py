@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import peewee
+import psycopg
 import pytest
 import structlog
 
@@ -488,6 +489,18 @@ class TestConnections:
             number = connections()
             counted.set()
         assert number == 5  # including this thread's, which created the tables
+
+    @pytest.mark.parametrize("dialect", ["postgresql"])
+    @pytest.mark.parametrize(("default", "used"), [("off", "on"), ("on", "on"), ("local", "local")])
+    @pytest.mark.usefixtures("store")
+    def test_what_is_acknowledged_is_on_disk(self, database_url: str, default: str, used: str) -> None:
+        """Where an administrator's default is that commits do not wait for the disk, the server's own do."""
+        with contextlib.closing(psycopg.connect(database_url, autocommit=True)) as admin:
+            admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {admin.info.dbname} SET synchronous_commit = {default}")
+        asked = "SELECT current_setting('synchronous_commit')"
+        with contextlib.closing(open_store(database_url)) as opened:
+            assert opened.read(asked) == [(default,)]
+            assert opened.write_serialized(lambda transaction: transaction.read(asked)) == [(used,)]
 
     @pytest.mark.parametrize("dialect", ["postgresql"])
     def test_as_many_as_are_in_use(self, store: Store, connections: Callable[[], int]) -> None:

@@ -58,6 +58,14 @@ _TRICKLE = 0.5
 _log = logs.get_logger(__name__)
 
 
+_DURABLE = (
+    "set_config('synchronous_commit', "
+    "CASE s.setting WHEN 'off' THEN 'on' ELSE s.setting END, true) "
+    "FROM (SELECT current_setting('synchronous_commit') AS setting) s"
+)
+"""Makes a commit wait for the disk even where an administrator's default is `off`: what is acknowledged must last."""
+
+
 class Silent(psycopg.OperationalError):
     """The server did not answer in time, and the connection was cut."""
 
@@ -186,7 +194,9 @@ class Postgresql:
         limits, connection.limits = connection.limits, ""
         statements = ["BEGIN"]
         if limits:
-            statements.append(f"{limits}, set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT}', true)")
+            statements.append(
+                f"{limits}, set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT}', true), {_DURABLE}"
+            )
         if locked:
             statements.append(_LOCK)
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
