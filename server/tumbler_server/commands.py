@@ -137,7 +137,7 @@ def serve(config: Config) -> None:
 
     tumbler-server serve --listen 127.0.0.1:50051
     """
-    from tumbler_server import supervisor, worker
+    from tumbler_server import processes, supervisor, worker
     from tumbler_server.freshness.board import Board
 
     _configure_logs(config.log_level, config.log_format)
@@ -151,6 +151,8 @@ def serve(config: Config) -> None:
                 f"stdout cannot be written: {failure.strerror}. Send it to a file that has room, or to /dev/null"
             ) from None
 
+    for number in processes.IGNORED:  # and the processes that are started inherit it
+        signal.signal(number, signal.SIG_IGN)
     if config.workers > 1:
         supervisor.supervise(config, ready, _stopping)
     else:
@@ -388,15 +390,14 @@ def _stopping_alone() -> None:
     def give_up(number: int, _: FrameType | None) -> None:
         if not told.again():
             return
-        if number == signal.SIGINT:
-            sys.exit(130)
+        if number != signal.SIGTERM:
+            os._exit(128 + number)  # sys.exit would wait for the threads, and so for the calls
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGINT, give_up)
-    signal.signal(signal.SIGTERM, give_up)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a shell that ends may say so a second time
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, give_up)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 

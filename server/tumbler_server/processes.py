@@ -22,9 +22,12 @@ from tumbler_server import logs
 
 _GONE = {signal.SIGHUP} if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else set()
 
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT, *_GONE})
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *_GONE})
 """The signals that stop a server gracefully. SIGHUP (its terminal was closed) is one of them, unless it is ignored,
-as by nohup."""
+as by nohup. A second SIGHUP is no second request: a shell that ends may send two."""
+
+IGNORED = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that are for other servers, such as those that reopen their logs. By default they would end a process."""
 
 READY = b"ready"
 """What a process sends to its parent when it starts its work. Anything else is the reason why it does not."""

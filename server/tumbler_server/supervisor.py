@@ -161,7 +161,7 @@ class _Crew:
             if worker.process:
                 worker.process.signal(number)
         while any(worker.process for worker in ending):
-            signals = self._turn()
+            signals = self._turn().replace(bytes([signal.SIGHUP]), b"")
             if signals and number is not signal.SIGKILL and told.again():
                 self._end(signal.SIGKILL)
                 sys.exit(128 + signals[0])

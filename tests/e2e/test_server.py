@@ -139,9 +139,9 @@ def test_an_address_that_others_can_reach_needs_tls(embedded: Service) -> None:
     client.close()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service, ending: signal.Signals) -> None:
-    """On SIGTERM or SIGHUP, a server finishes its calls in flight and refuses new ones."""
+    """On SIGTERM, SIGHUP or SIGQUIT, a server finishes its calls in flight and refuses new ones."""
     installed.start()
     with installed.writers_waiting():
         under_way = installed.begin("Create", pb.CreateRequest(project_id="acme", name="the last one"))
@@ -173,8 +173,11 @@ def test_every_acknowledged_key_outlives_the_process(installed: Service, ending:
 
 
 def test_ctrl_c_ends_the_server_as_well(embedded: Service) -> None:
-    """Ctrl-C stops a server cleanly."""
+    """Ctrl-C stops a server cleanly, and the signals by which others reopen their logs do nothing."""
     embedded.start()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        embedded.signal(number)
+    assert embedded.verdict(embedded.create().key) == "VALID"
     embedded.signal(signal.SIGINT)
     assert embedded.wait() == 0
 

@@ -273,17 +273,22 @@ def test_ctrl_c_while_it_starts(pair: Service) -> None:
     assert "Traceback" not in pair.stderr
 
 
-def test_a_second_ctrl_c_gives_up(pair: Service) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_ctrl_c_gives_up(pair: Service, workers: str) -> None:
     """A second Ctrl-C stops the server at once, without waiting for calls in flight."""
-    pair.start()
+    long = f"{2 * PATIENCE:.0f}s"  # a server that waited for the call would be too late here
+    pair.start("--workers", workers, "--database-timeout", long, "--shutdown-grace", long)
     with pair.writers_waiting():
         waiting = pair.begin("Create", pb.CreateRequest(project_id="acme", name="too slow"))
         assert pair.verdict(pair.key) == "VALID"
         pair.signal(signal.SIGINT)
         eventually(lambda: "Stopping" in pair.stderr)
         time.sleep(TOGETHER)
+        pair.signal(signal.SIGHUP)  # a shell that ends: this is no second request
+        began = time.monotonic()
         pair.signal(signal.SIGINT)
         assert pair.wait() == 130
+        assert time.monotonic() - began < PATIENCE / 2  # the call itself has PATIENCE
         assert not any(alive(pid) for pid in pids(pair).values())
         assert waiting.exception(PATIENCE) is not None
 
