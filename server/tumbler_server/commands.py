@@ -274,6 +274,7 @@ def audit_export(
     """
     from tumbler_server import auditing
 
+    _demand_stdout()
     auditing.export(Installation(data_dir, database), after)
 
 
@@ -286,6 +287,7 @@ def audit_head(data_dir: Path, database: str) -> None:
     """
     from tumbler_server import auditing
 
+    _demand_stdout()
     auditing.head(Installation(data_dir, database))
 
 
@@ -330,6 +332,11 @@ def main() -> None:
         where = f"{failure.filename}: " if failure.filename else ""
         _say(f"tumbler-server: {where}{failure.strerror or type(failure).__name__}")
         sys.exit(1)
+    except (RuntimeError, MemoryError) as failure:
+        if not isinstance(failure, MemoryError) and "start new thread" not in str(failure):
+            raise
+        _say("tumbler-server: the system has no more memory or threads for this process: raise `ulimit -v` or `-u`")
+        os._exit(1)  # threads that have begun may wait for those that have not
     except Exception as failure:
         from tumbler_server.store.failures import describe
 
@@ -365,6 +372,11 @@ def _open_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def _demand_stdout() -> None:
+    if sys.__stdout__ is None:  # sys.stdout has been replaced by now
+        raise SetupError("stdout is closed, so nothing would be written")
 
 
 def _configure_logs(level: str, form: str) -> None:

@@ -194,6 +194,10 @@ class Cause(enum.Enum):
         "the database is out of connections or memory",
         "raise its max_connections, or lower --workers and --threads",
     )
+    NO_FILES = (
+        "the server has no more files to open",
+        "raise its limit of open files (`ulimit -n`, LimitNOFILE), or lower --workers and --threads",
+    )
     STOPPING = ("the database is starting or stopping", "wait; a running server reconnects by itself")
     REFUSED = ("the database refuses this server", "check that it exists, and that this user may open and change it")
     BROKEN = ("the database's disk is failing", "check the disk and the system log")

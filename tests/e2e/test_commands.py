@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.domain import Domain
-from tests.e2e.service import Service, eventually
+from tests.e2e.service import Service, eventually, plain_environment
 from tests.harness import FrozenClock
 from tumbler import keyformat
 from tumbler_server.clock import rfc3339
@@ -186,6 +187,20 @@ def test_what_no_program_writes_is_told_in_a_line(history: Path, tmp_path: Path,
     assert both.stdout.startswith(alone.stdout)
     assert len(both.stdout) > len(alone.stdout)
     assert service.command("audit", "verify", "--json").stderr == ""
+
+
+@pytest.mark.parametrize("command", ["head", "export"])
+def test_a_copy_that_cannot_be_written_is_no_success(embedded: Service, command: str) -> None:
+    """With a closed stdout, what would write a copy of the log fails, and says why."""
+    program = [embedded.python, "-m", "tumbler_server", "audit", command, *embedded.where]
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *program],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=plain_environment(),
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (1, "tumbler-server: stdout is closed, so nothing would be written\n")
 
 
 def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:

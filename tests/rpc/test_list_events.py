@@ -10,7 +10,7 @@ from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server.clock import DAY, HOUR, SECOND
-from tumbler_server.events.log import Actor, Change, EventType, append, extend
+from tumbler_server.events.log import Actor, Change, EventType, extend
 from tumbler_server.events.retention import Retention
 from tumbler_server.limits import ANSWER_BYTES
 
@@ -49,7 +49,7 @@ def pages(world: World, key: str | None = None, **fields: Any) -> list[list[int]
 def crowd(world: World, number: int) -> None:
     """Append ``number`` events of project ``acme`` in one transaction."""
     change = Change(EventType.UPDATED, "0" * 16, "acme", "", world.clock.now, Actor("", "a test"))
-    world.core.store.write_serialized(lambda transaction: [append(transaction, change) for _ in range(number)])
+    world.core.store.write_serialized(lambda transaction: extend(transaction, [change] * number))
 
 
 class TestEvents:

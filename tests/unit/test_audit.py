@@ -1,9 +1,11 @@
 """The audit finds every manual change, except those that leave no evidence."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import random
+import sqlite3
 from typing import Any
 
 import peewee
@@ -18,7 +20,7 @@ from tumbler_server.events import kept, log
 from tumbler_server.events.retention import Retention
 from tumbler_server.keys import evidence
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.store.database import SQLITE, Store, Transaction, open_store
+from tumbler_server.store.database import SQLITE, Store, Transaction, open_store, sqlite_path
 from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow, LogHeadRow
 
 
@@ -182,6 +184,27 @@ def test_sqlite_s_other_truths_are_found(domain: Domain, clock: FrozenClock, val
     key = domain.create().key
     domain.store.write_unserialized(lambda db: db.execute_sql("UPDATE api_key SET active = ?", (value,)))
     assert f"key {key.id} was changed without an event: active" in audit.run(domain.store, clock).problems
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE api_key SET revision = revision || char(0)", "was changed without an event"),
+        ("UPDATE project SET keys = keys || char(0)", "has a different number of keys than its count says"),
+    ],
+)
+def test_a_text_is_no_number(domain: Domain, clock: FrozenClock, database_url: str, change: str, told: str) -> None:
+    """In SQLite a column of numbers can hold a text, which compares as equal; the audit names it."""
+    if domain.store.dialect != SQLITE:
+        pytest.skip("on SQLite alone")
+    domain.create()
+    with contextlib.closing(sqlite3.connect(sqlite_path(database_url))) as older:  # ours would store the number
+        older.execute(change)
+        older.commit()
+        kinds = older.execute("SELECT typeof(revision) FROM api_key UNION SELECT typeof(keys) FROM project").fetchall()
+    if ("text",) not in kinds:
+        pytest.skip("this machine's SQLite stores the number, too")
+    assert any(told in problem for problem in audit.run(domain.store, clock).problems)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,19 @@ def test_sqlite(kind: type[apsw.Error]) -> None:
     assert (found.cause, found.said) == (SQLITE[kind], "as SQLite says it")
 
 
+def test_no_more_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be opened because the process has too many open is no refusal."""
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "as the test has it")
+
+    monkeypatch.setattr("tumbler_server.store.failures.os.open", fail)
+    found = understand(peewee.OperationalError(apsw.CantOpenError("unable to open database file")))
+    monkeypatch.undo()
+    assert found is not None
+    assert (found.cause, found.said) == (Cause.NO_FILES, "unable to open database file: Too many open files")
+
+
 @pytest.mark.parametrize(
     ("number", "cause"),
     [

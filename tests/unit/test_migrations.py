@@ -169,6 +169,13 @@ class TestMigrate:
             migrations.migrate(store)
         assert migrations.current(store) == 99
 
+    def test_without_its_row(self, store: Store) -> None:
+        """A database whose schema has no number is not empty, and no command takes it for that."""
+        run(store, "UPDATE schema_version SET id = -1")
+        for read in (migrations.current, migrations.check, migrations.migrate):
+            with pytest.raises(SetupError, match="the row of schema_version"):
+                read(store)
+
     def test_old_postgresql(self, new_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
         """A PostgreSQL server below the minimum version is refused, and no table is created."""
         store = open_store(new_database("postgresql"))

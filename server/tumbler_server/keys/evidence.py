@@ -182,7 +182,8 @@ def _slots(key_ids: Sequence[str]) -> str:
 def _row(row: tuple[Any, ...]) -> Row:
     last, record, revision, alarm_time, *values = row
     told = b"" if record is None else log.blob(record) or b"?"
-    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told if last else None, revision, alarm_time)
+    named = last and isinstance(revision, int)  # SQLite compares a text that begins with the number as equal to it
+    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told if named else None, revision, alarm_time)
 
 
 def _plain(name: str, value: Any) -> object:

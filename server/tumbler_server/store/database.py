@@ -90,7 +90,7 @@ UNDONE_SQLSTATES = RETRIED_SQLSTATES | {IDLE_TOO_LONG}
 _UNDONE = frozenset({Cause.FULL, Cause.READ_ONLY})
 """If a commit fails for one of these causes, the database has rolled it back itself, and reports that."""
 
-_OF_ALL = frozenset({Cause.AWAY, Cause.CROWDED, Cause.STOPPING, Cause.REFUSED})
+_OF_ALL = frozenset({Cause.AWAY, Cause.CROWDED, Cause.NO_FILES, Cause.STOPPING, Cause.REFUSED})
 """Causes that affect reads too, even if a write met them first."""
 
 _log = logs.get_logger(__name__)

@@ -153,10 +153,21 @@ def _of_sqlite(driver: apsw.Error, said: str, system: int) -> Understood | None:
     if isinstance(driver, apsw.IOError) and extended in _NO_ROOM:
         words = f"{said}: {os.strerror(system)}" if system else said
         return Understood(_BY_ERRNO.get(system, Cause.FULL), code, words)
+    if isinstance(driver, apsw.CantOpenError) and _no_files_left():
+        return Understood(Cause.NO_FILES, code, f"{said}: {os.strerror(errno.EMFILE)}")
     for kind, cause in _BY_KIND.items():
         if isinstance(driver, kind):
             return Understood(cause, code, said)
     return None
+
+
+def _no_files_left() -> bool:
+    """Return whether this process may open no more files."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as failure:
+        return failure.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _driver(failure: BaseException) -> BaseException:

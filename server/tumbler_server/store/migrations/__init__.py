@@ -54,7 +54,11 @@ def current(store: Store) -> int:
         if is_missing_table(failure):
             return 0
         raise
-    return int(rows[0][0]) if rows else 0
+    if not rows:
+        raise SetupError(
+            "the row of schema_version with the id 1 is gone: restore it, or a backup that passes `audit verify`"
+        )
+    return int(rows[0][0])
 
 
 def check(store: Store) -> None:
@@ -76,8 +80,9 @@ def check(store: Store) -> None:
 def migrate(store: Store) -> list[int]:
     """Apply the steps that are missing, and return their numbers. Concurrent callers wait for each other.
 
-    Raises ``SetupError`` where the schema is newer than this program, or the PostgreSQL server too old.
+    Raises ``SetupError`` where the schema is newer than this program or has no number, or PostgreSQL is too old.
     """
+    current(store)
     return store.write_unserialized(lambda db: _apply(store.dialect, db), timeout=HOUR)  # a table may be large
 
 

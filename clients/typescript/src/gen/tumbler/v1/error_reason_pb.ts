@@ -183,7 +183,8 @@ export enum ErrorReason {
    * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE:
    * the database does not answer, or refuses; nothing was decided.
    * `cause` says why: AWAY, SLOW, FULL (its disk is full), READ_ONLY,
-   * CROWDED (no connection is free), STOPPING (or starting), REFUSED, BROKEN (its disk fails),
+   * CROWDED (no connection is free), NO_FILES (the server may open no more files),
+   * STOPPING (or starting), REFUSED, BROKEN (its disk fails),
    * or DAMAGED or REPLACED (another database was put in its place: the server ends).
    * Later versions may add causes.
    * For a change, `changed` says what became of it: `no` if nothing was changed;
