@@ -27,7 +27,8 @@ test: .venv/test ## Run all tests, on SQLite and on a real PostgreSQL that needs
 COVERING := $(patsubst %,tests/unit/test_%.py,audit cache copies counting doctor engine finder first_use gathering \
   health hotpath lanes lineage loop opaque_tokens parting pepper policing presence rehasher roster rules secret serving \
   shedding spreading unsent usage webhook_limits) $(patsubst %,tests/rpc/test_%.py,admission altered any_project \
-  batch_verify claims event_detail get grpcio_testing hostile_text limits list_events rotate verify_away watch watching)
+  batch_verify claims event_detail get grpcio_testing hostile_text limits list_events rotate update verify_away \
+  verify_fresh watch watching)
 NOT_COVERING := postgresql or black_holes or test_what_was_changed_by_hand_is_found
 # The rooms that must be covered: the domain, and the calls to it.
 SERVER := */tumbler_server
