@@ -94,8 +94,11 @@ class Sqlite:
 
     def understand(self, failure: BaseException) -> Understood | None:
         """See ``failures.understand``."""
-        connection = self._thread.connection
-        return understand(failure, system=0 if connection is None else connection.system_errno)
+        system = 0
+        with contextlib.suppress(apsw.ConnectionClosedError):
+            if self._thread.connection is not None:
+                system = self._thread.connection.system_errno
+        return understand(failure, system=system)
 
     def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
         """Run one reading statement. Raises ``identity.Replaced``, like every other use of the file."""
