@@ -85,7 +85,7 @@ class Handlers:
         self.begun.release()
         try:
             yield from requests
-        except grpc.RpcError:
+        except (grpc.RpcError, GeneratorExit):  # as it waits for a request, or for its answer to be sent
             self.noted("told")
             raise
         self.noted("taken for whole")
