@@ -361,7 +361,7 @@ class TestManyStreams:
     def test_who_reads_again_is_told_why(self, embedded: Service) -> None:
         """A slow client that reads again gets READER_TOO_SLOW with the advice to resume, and then misses nothing."""
         embedded.start()
-        for attempt in range(1, 4):
+        for attempt in range(1, 9):
             stream = deaf(embedded).watch(project_id="noisy").opened()
             cursor = stream.cursor
             noise = make_noise(embedded, "noisy")
