@@ -207,7 +207,7 @@ def _core(
     timekeeper = Timekeeper(store, clock, monotonic)
     usage = keep(Usage(store, translate=timekeeper.translate))
     roster = keep(Roster(store, [pepper.id for pepper in peppers], clock, monotonic))
-    retention = keep(Retention(store, timekeeper.now, config.event_retention))
+    retention = keep(Retention(store, timekeeper.earliest, config.event_retention))
 
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)

@@ -154,9 +154,23 @@ MUTANTS = (
     Mutant(
         "events are removed by the machine's clock",
         "server.py",
-        "Retention(store, timekeeper.now, config.event_retention)",
+        "Retention(store, timekeeper.earliest, config.event_retention)",
         "Retention(store, clock, config.event_retention)",
         "tests/rpc/test_clock.py",
+    ),
+    Mutant(
+        "what is removed goes by a first clock that was ahead",
+        "scheduler/timekeeping.py",
+        "        return min(self.now(), self._clock())\n",
+        "        return self.now()\n",
+        "tests/unit/test_timekeeping.py",
+    ),
+    Mutant(
+        "a first clock testifies for itself",
+        "scheduler/timekeeping.py",
+        "newest = transaction.read(_NEWEST, (int(EventType.RECORDED),)) if events >= enough else []",
+        "newest: list[tuple[int]] = []",
+        "tests/unit/test_timekeeping.py",
     ),
     Mutant(
         "uses are written by the machine's clock",
@@ -168,8 +182,8 @@ MUTANTS = (
     Mutant(
         "alarms and webhooks go by the machine's clock",
         "scheduler/scheduler.py",
-        "believed = Timekeeper(store, clock, monotonic, tells=False).now",
-        "believed = clock",
+        "    believed = timekeeper.now\n",
+        "    believed = clock\n",
         "tests/rpc/test_clock.py",
     ),
     Mutant(

@@ -96,6 +96,23 @@ def test_a_leap_of_more_than_a_day_is_not_followed(machine: Machine, leap: int, 
     assert read_mark(machine.store).time == right
 
 
+def test_a_first_clock_that_was_ahead_removes_nothing(store: Store, clock: FrozenClock) -> None:
+    """Where the first server's clock was ahead and is put right, what is new then is not removed as if it were old."""
+    clock.advance(AHEAD)
+    timekeeping.begin(store, clock())
+    machine = Machine(store, clock)
+    machine.act()
+    machine.run(10 * MINUTE)
+    clock.advance(-AHEAD)
+    for number in range(5):
+        append(store, change(number, time=clock.now))
+        machine.run(5 * MINUTE)
+    assert read_mark(store).time - clock.now == AHEAD
+    assert Retention(store, machine.keeper.earliest, 400 * DAY).remove() == 0
+    timekeeping.trust(store, clock.now)
+    assert Retention(store, machine.keeper.earliest, 400 * DAY).remove() == 0
+
+
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])
 def test_a_clock_that_stands_by_it_is_believed_after_a_day(machine: Machine, leap: int) -> None:
     """A clock that keeps its deviation for a day of running is trusted, no sooner, and this is logged."""

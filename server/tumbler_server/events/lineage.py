@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from tumbler_server import limits
 from tumbler_server.events import log
-from tumbler_server.secrets.opaque_tokens import Point
+from tumbler_server.secrets.opaque_tokens import Point, token_secret
 from tumbler_server.store.database import Store
 
 _AT_ONCE = 1_000
@@ -28,8 +28,7 @@ class Lineage:
     """The marks of the log's revisions. Safe for use by many threads."""
 
     def __init__(self, store: Store) -> None:
-        ((secret,),) = store.read("SELECT token_secret FROM installation WHERE id = 1")
-        self._secret = bytes(secret)
+        self._secret = token_secret(store)
         self._store = store
         self._newest = _Hashes(limits.NEWEST_HASHES.most)
         # Apart from the newest, so that callers who name old revisions evict none of those.
@@ -40,6 +39,10 @@ class Lineage:
     def note(self, hashes: Iterable[tuple[int, bytes]]) -> None:
         """Remember the hashes of new events, by revision."""
         self._newest.put(hashes)
+
+    def note_older(self, hashes: Iterable[tuple[int, bytes]]) -> None:
+        """Remember the hashes of a few older events, by revision."""
+        self._older.put(hashes)
 
     def mark(self, revision: int) -> str:
         """Return a revision's mark. It is empty if the event is no longer kept, or does not exist.
@@ -79,7 +82,7 @@ class Lineage:
         found: dict[int, bytes] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             found |= log.hashes(self._store, wanted[start : start + _AT_ONCE])
-        self._older.put(found.items())
+        self.note_older(found.items())
         return found
 
     def _get(self, revision: int) -> bytes | None:

@@ -1,9 +1,10 @@
 """An event loop's view of the log, from memory if possible. Otherwise one thread reads it for all waiting calls."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tumbler_server.errors import own
 from tumbler_server.events.lineage import compared
@@ -25,12 +26,10 @@ class Glance:
         self._threads = threads
         self._seen: object = None
         self._reading: dict[object, asyncio.Task[int]] = {}
-        self._next: asyncio.Task[int] | None = None
-        self._latest: asyncio.Task[int] | None = None
+        self._looks = _Runs(threads, lambda: tail.confirm)
         self._of_this_turn: int | None = None
         self._wanted: set[int] = set()
-        self._next_read: asyncio.Task[Mapping[int, bytes]] | None = None
-        self._latest_read: asyncio.Task[Mapping[int, bytes]] | None = None
+        self._events = _Runs(threads, self._take_wanted)
 
     def now(self, at_least: int = 0, fully_consistent: bool = False) -> int | None:
         """Return a position that an answer may rest on, or None if the log must be read first.
@@ -53,7 +52,7 @@ class Glance:
     async def fresh(self) -> int:
         """Return a position that includes every change that returned before this call. Raises ``StoreUnavailable``."""
         if not self._tail.commits_show:
-            return await outcome(self._next_look())
+            return await outcome(self._looks.next())
         version = self._tail.version()
         look = self._reading.get(version)
         if look is None:  # a look that began at this version is fresh enough
@@ -71,24 +70,12 @@ class Glance:
         hashes = lineage.recall(revisions)
         if missing := revisions - hashes.keys():
             self._wanted |= missing
-            if self._next_read is None:
-                self._next_read = asyncio.ensure_future(self._read_wanted(self._latest_read))
-                self._next_read.add_done_callback(_retrieved)
-            hashes |= await outcome(self._next_read)
+            hashes |= await outcome(self._events.next())
         return lineage.compare(points, hashes)
 
-    async def _read_wanted(self, latest: "asyncio.Task[Mapping[int, bytes]] | None") -> Mapping[int, bytes]:
-        if latest is not None:
-            await asyncio.wait([latest])
-        self._latest_read, self._next_read = self._next_read, None
+    def _take_wanted(self) -> Callable[[], Mapping[int, bytes]]:
         wanted, self._wanted = self._wanted, set()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tail.lineage.read, wanted)
-
-    def _next_look(self) -> "asyncio.Task[int]":
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._after(self._latest))
-            self._next.add_done_callback(_retrieved)
-        return self._next
+        return functools.partial(self._tail.lineage.read, wanted)
 
     async def _read(self, version: object) -> int:
         try:
@@ -98,11 +85,28 @@ class Glance:
         self._seen = version
         return position
 
-    async def _after(self, latest: "asyncio.Task[int] | None") -> int:
+
+class _Runs(Generic[T]):
+    """Runs of some work on a thread, one after another. ``prepare`` returns the work of a run as that begins."""
+
+    def __init__(self, threads: Executor, prepare: Callable[[], Callable[[], T]]) -> None:
+        self._threads = threads
+        self._prepare = prepare
+        self._next: asyncio.Task[T] | None = None
+        self._latest: asyncio.Task[T] | None = None
+
+    def next(self) -> "asyncio.Task[T]":
+        """Return the next run that has not begun. All who ask until then share it."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._after(self._latest))
+            self._next.add_done_callback(_retrieved)
+        return self._next
+
+    async def _after(self, latest: "asyncio.Task[T] | None") -> T:
         if latest is not None:
             await asyncio.wait([latest])
         self._latest, self._next = self._next, None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tail.confirm)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare())
 
 
 async def outcome(shared: "asyncio.Task[T]") -> T:

@@ -79,7 +79,7 @@ class HotPath:
         text, demand, at_least, fully_consistent = question
         if fully_consistent or view.position < at_least.revision:
             view = await self.view(at_least.revision, fully_consistent)
-        if not reached(question, view) or not all(await self._glance.holds([at_least])):
+        if not reached(question, view) or (at_least.mark and not all(await self._glance.holds([at_least]))):
             raise unknown_change()
         key = self._verifier.recall(text)
         if isinstance(key, Unknown):

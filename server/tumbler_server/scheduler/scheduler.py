@@ -75,14 +75,15 @@ def build_scheduler(
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver))
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
     timekeeping.begin(store, clock())
-    believed = Timekeeper(store, clock, monotonic, tells=False).now
+    timekeeper = Timekeeper(store, clock, monotonic, tells=False)
+    believed = timekeeper.now
     dispatch = Dispatch(store, endpoints, poster.post, ClaimTokens(peppers).token, believed, clock)
     duties = (
         Timekeeping(store, clock, monotonic),
         Alarms(store, believed),
         Outbox(store, believed),
         dispatch,
-        Upkeep(store, endpoints, believed, config.event_retention, monotonic),
+        Upkeep(store, endpoints, timekeeper.earliest, config.event_retention, monotonic),
     )
     lease = Lease(store, holder, config.scheduler_lease, monotonic)
     acting = Acting(lease, duties, config.scheduler_lease, monotonic)

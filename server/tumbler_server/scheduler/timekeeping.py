@@ -133,6 +133,14 @@ class Timekeeper:
         with self._lock:
             return self._now()
 
+    def earliest(self) -> int:
+        """Return the time, or this machine's clock if that is behind it. Raises ``StoreUnavailable``.
+
+        What is removed for its age is removed by this: the installation's time is too late where the first server's
+        clock was ahead, and until the right one is trusted, all that is new would be old.
+        """
+        return min(self.now(), self._clock())
+
     def _now(self) -> int:
         reading = self._clock()
         reckoned = self._reckoned(reading)

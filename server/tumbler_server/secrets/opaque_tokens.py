@@ -83,8 +83,13 @@ def fingerprint(parts: Sequence[object]) -> str:
 
 def open_opaque_tokens(store: Store, mark: Callable[[int], str]) -> OpaqueTokens:
     """Return the tokens of the installation that owns this database. ``mark`` is its lineage's."""
+    return OpaqueTokens(token_secret(store), mark)
+
+
+def token_secret(store: Store) -> bytes:
+    """Return the installation's own secret, which signs its tokens and keys its marks."""
     ((secret,),) = store.read("SELECT token_secret FROM installation WHERE id = 1")
-    return OpaqueTokens(bytes(secret), mark)
+    return bytes(secret)
 
 
 def _serializer(secret: bytes, salt: str) -> itsdangerous.URLSafeSerializer:

@@ -59,7 +59,8 @@ class Feed:
         if len(page) == MOST_EVENTS:
             reached = min(reached, page[-1].revision)
         notice = _notice([event for event in page if event.revision <= reached], reached)
-        self._tail.lineage.mark(notice.cursor)  # so that the loop, which renders it, finds the mark in memory
+        # So that the loop, which renders it, finds its cursor's mark in memory: the tail's, or the last event's.
+        self._tail.lineage.note_older((event.revision, event.hash) for event in notice.events[-1:])
         return notice
 
     def _remembered(self, project_id: str, revision: int, _position: int, _resets: int) -> Notice | None:
